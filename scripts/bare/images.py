@@ -1,0 +1,198 @@
+"""The platform's images, built from package registries for machines that reach no container registry.
+
+Each is a drop-in for an upstream image: same repository path, tag, user and entry point, under `iml4e.local/`.
+"""
+
+import hashlib
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import console, golang
+from .paths import BIN, CACHE, REPO, RUN, STATE
+
+FOLDER = REPO / "images"
+REGISTRY = "iml4e.local"
+DEBIAN = f"{REGISTRY}/base/debian:trixie"
+#: One archive a machine is enough: dpkg drops what a container never reads.
+MMDEBSTRAP = (
+    "mmdebstrap",
+    "--variant=minbase",
+    "--include=ca-certificates",
+    "--dpkgopt=path-exclude=/usr/share/doc/*",
+    "--dpkgopt=path-exclude=/usr/share/locale/*",
+    "--dpkgopt=path-exclude=/usr/share/man/*",
+    "trixie",
+)
+
+
+@dataclass(frozen=True)
+class Image:
+    """A folder below images/ and the upstream image that it stands in for; `base` names one of ours to build first."""
+
+    name: str
+    upstream: str
+    go: bool = False
+    base: str | None = None
+    #: Part of the cluster rather than of the chart.
+    cluster: bool = False
+
+    @property
+    def reference(self) -> str:
+        """The name under our own registry: the upstream one with another host."""
+        return f"{REGISTRY}/{self.upstream.split('/', 1)[1]}"
+
+
+IMAGES = (
+    Image("runtime", "iml4e.local/iml4e/runtime:0.1.0"),
+    Image("storage-initializer", "docker.io/kserve/storage-initializer:v0.20.0", base="runtime"),
+    Image("mariadb", "docker.io/library/mariadb:11.8"),
+    Image("traefik", "docker.io/library/traefik:v3.7.15"),
+    Image("busybox", "docker.io/library/busybox:1.37", cluster=True),
+    Image("pause", "registry.k8s.io/pause:3.10.1", go=True, cluster=True),
+    Image("coredns", "registry.k8s.io/coredns/coredns:v1.14.7", go=True, cluster=True),
+    Image("local-path-provisioner", "docker.io/rancher/local-path-provisioner:v0.0.30", go=True, cluster=True),
+    Image("metrics-server", "registry.k8s.io/metrics-server/metrics-server:v0.9.0", go=True, cluster=True),
+    Image("prometheus", "quay.io/prometheus/prometheus:v3.14.0", go=True),
+    Image("minio", "quay.io/minio/minio:RELEASE.2025-09-07T16-13-09Z", go=True),
+    Image("mc", "quay.io/minio/mc:RELEASE.2025-08-13T08-35-41Z", go=True, base="busybox"),
+    Image("kserve-controller", "docker.io/kserve/kserve-controller:v0.20.0", go=True),
+)
+BY_NAME = {image.name: image for image in IMAGES}
+
+
+def _buildah(*words: str | Path, log: str | None = None) -> str:
+    return console.run(
+        ["buildah", "--root", CACHE / "buildah", "--runroot", RUN / "buildah", *words],
+        env={"BUILDAH_ISOLATION": "chroot", "TMPDIR": str(CACHE / "tmp")},
+        log=CACHE / "log" / f"image-{log}.log" if log else None,
+        cure="Run `make images` again: what was built is kept.",
+    )
+
+
+def _sources(image: Image) -> list[Path]:
+    """The files that an image is made of: its Containerfile and what it copies from images/."""
+    containerfile = FOLDER / image.name / "Containerfile"
+    found = [containerfile]
+    for words in re.findall(r"^COPY ((?:(?!--from).)+)$", containerfile.read_text(), re.MULTILINE):
+        for source in (word for word in words.split()[:-1] if not word.startswith("--")):
+            path = FOLDER / source
+            found += [path] if path.is_file() else (p for p in path.rglob("*") if p.is_file() and p.suffix != ".pyc")
+    return sorted(set(found))
+
+
+def _debian_key() -> str:
+    return hashlib.sha256(repr(MMDEBSTRAP).encode()).hexdigest()[:16]
+
+
+def key(image: Image) -> str:
+    """The content that makes an image, as 16 hexadecimal digits."""
+    digest = hashlib.sha256(_debian_key().encode())
+    digest.update(image.reference.encode())
+    if image.base:
+        digest.update(key(BY_NAME[image.base]).encode())
+    for source in _sources(image):
+        digest.update(str(source.relative_to(FOLDER)).encode() + b"\0" + source.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def archive(image: Image) -> Path:
+    """Where the cache keeps the image, whether it is there yet or not."""
+    return CACHE / "images" / f"{image.name}-{key(image)}.tar"
+
+
+def _in_store(reference: str) -> bool:
+    try:
+        _buildah("inspect", "--type", "image", reference)
+    except console.Failure:
+        return False
+    return True
+
+
+def _build_debian() -> None:
+    """The Debian base that every image with a package from Debian starts from."""
+    if _in_store(f"{DEBIAN}-{_debian_key()}"):
+        return
+    with console.step("build the Debian base"):
+        context = CACHE / "tmp" / "debian"
+        context.mkdir(parents=True, exist_ok=True)
+        console.run([*MMDEBSTRAP, context / "root.tar"], log=CACHE / "log" / "image-debian.log")
+        (context / "Containerfile").write_text("FROM scratch\nADD root.tar /\nENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n")
+        _buildah("build", "-t", DEBIAN, "-t", f"{DEBIAN}-{_debian_key()}", context, log="debian")
+        (context / "root.tar").unlink()
+
+
+def _build(image: Image) -> None:
+    target = archive(image)
+    if target.exists() and (_in_store(image.reference) or not any(other.base == image.name for other in IMAGES)):
+        return
+    if image.base:
+        _build(BY_NAME[image.base])
+    target.parent.mkdir(parents=True, exist_ok=True)
+    options: list[str | Path] = ["--build-arg", f"DEBIAN={DEBIAN}", "--network", "host"]
+    if Path("/etc/ssl/certs/ca-certificates.crt").exists():
+        # A proxy that inspects TLS is trusted by the host only: the build uses the host's certificates.
+        certificates = "/etc/ssl/certs/ca-certificates.crt"
+        options += ["-v", "/etc/ssl/certs:/etc/ssl/certs:ro", "--build-arg", f"SSL_CERT_FILE={certificates}"]
+    if image.go:
+        env = golang.environment()
+        for variable in ("GOCACHE", "GOMODCACHE"):
+            Path(env[variable]).mkdir(parents=True, exist_ok=True)
+        options += ["--build-arg", f"GO={DEBIAN}", "-v", f"{env['GOROOT']}:/usr/local/go:ro"]
+        options += ["-v", f"{env['GOCACHE']}:/root/.cache/go-build", "-v", f"{env['GOMODCACHE']}:/go/pkg/mod"]
+        for variable in ("GOPROXY", "GOSUMDB", "GONOSUMDB"):
+            if os.environ.get(variable):
+                options += ["--build-arg", f"{variable}={os.environ[variable]}"]
+    if image.base:
+        options += ["--build-arg", f"BASE={BY_NAME[image.base].reference}"]
+    with console.step(f"build the image {image.name}"):
+        containerfile = FOLDER / image.name / "Containerfile"
+        _buildah("build", "--layers", *options, "-t", image.reference, "-f", containerfile, FOLDER, log=image.name)
+        half = target.with_suffix(".part")
+        half.unlink(missing_ok=True)
+        _buildah("push", image.reference, f"docker-archive:{half}:{image.reference}", log=image.name)
+        half.rename(target)
+        for old in target.parent.glob(f"{image.name}-*.tar"):
+            if re.fullmatch(re.escape(image.name) + r"-[0-9a-f]{16}\.tar", old.name) and old != target:
+                old.unlink()
+
+
+def build_all(with_programs: bool = False) -> None:
+    """Build every image that the cache lacks; with `with_programs` the host's programs too.
+
+    Two lanes side by side: what compiles Go (which wants the processors) and what installs packages (the network).
+    """
+    (CACHE / "tmp").mkdir(parents=True, exist_ok=True)
+    _build_debian_needed = any(not archive(image).exists() for image in IMAGES)
+    if _build_debian_needed:
+        _build_debian()
+
+    def compile_lane() -> None:
+        if with_programs:
+            golang.build_programs()
+        for image in (i for i in IMAGES if i.go and not i.base):
+            _build(image)
+
+    def package_lane() -> None:
+        for image in (i for i in IMAGES if not i.go):
+            _build(image)
+
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        for lane in [pool.submit(compile_lane), pool.submit(package_lane)]:
+            lane.result()
+    for image in IMAGES:
+        _build(image)
+
+
+def load_all() -> None:
+    """Import into the running containerd what it does not hold yet."""
+    for image in IMAGES:
+        mark = STATE / "images" / image.name
+        if mark.exists() and mark.read_text() == key(image):
+            continue
+        with console.step(f"import the image {image.name}"):
+            console.run([BIN / "ctr", "-a", RUN / "containerd.sock", "-n", "k8s.io", "images", "import", "--local", "--snapshotter", "overlayfs", archive(image)])
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.write_text(key(image))

@@ -1,0 +1,145 @@
+"""The chart on a cluster: install, upgrade, and a live prediction."""
+
+import json
+import os
+import shutil
+import subprocess
+import urllib.request
+from pathlib import Path
+
+from . import cluster, console, doctor, images
+from .paths import BIN, KUBECONFIG, REPO
+
+RELEASE = os.environ.get("IML4E_RELEASE", "iml4e")
+NAMESPACE = os.environ.get("IML4E_NAMESPACE", "iml4e")
+CHART = REPO / "charts" / "iml4e"
+
+
+def foreign_cluster() -> bool:
+    """Whether KUBECONFIG or the current context names a cluster that answers and is not the one made here."""
+    config = os.environ.get("KUBECONFIG", "")
+    if config == str(KUBECONFIG):
+        return False
+    if not config and not (Path.home() / ".kube" / "config").exists():
+        return False
+    if not shutil.which("kubectl"):
+        raise console.Failure("There is a kubeconfig, but the program kubectl is not installed.", "Install kubectl and helm, or unset KUBECONFIG.")
+    answer = subprocess.run(["kubectl", "get", "--raw", "/readyz", "--request-timeout=5s"], capture_output=True)
+    if answer.returncode == 0:
+        if not shutil.which("helm"):
+            raise console.Failure("A cluster answers, but the program helm is not installed.", "Install Helm 3.18 or newer.")
+        return True
+    if config:
+        raise console.Failure(f"KUBECONFIG is {config}, but no cluster answers there.", "Start that cluster, or unset KUBECONFIG to make one on this machine.")
+    return False
+
+
+def _use_own_cluster() -> None:
+    """Let kubectl and helm of this process and its children speak to the cluster made here."""
+    os.environ["KUBECONFIG"] = str(KUBECONFIG)
+    os.environ["PATH"] = f"{BIN}:{os.environ['PATH']}"
+
+
+def _heal(values: list[str]) -> None:
+    """A helm that was killed leaves its release locked: undo the half-done step."""
+    found = subprocess.run(["helm", "status", RELEASE, "-n", NAMESPACE, "-o", "json"], capture_output=True, text=True)
+    if found.returncode:
+        return
+    status = json.loads(found.stdout)["info"]["status"]
+    if status == "pending-install" or (status == "failed" and json.loads(found.stdout)["version"] == 1):
+        with console.step(f"undo the half-done installation ({status})"):
+            console.run(["helm", "uninstall", RELEASE, "-n", NAMESPACE, "--wait", "--timeout", "3m"])
+    elif status.startswith("pending-"):
+        with console.step(f"undo the half-done upgrade ({status})"):
+            console.run(["helm", "rollback", RELEASE, "-n", NAMESPACE, "--timeout", "5m"])
+
+
+def _last_words() -> str:
+    """The pods that are not ready, with their own last log lines."""
+    found = subprocess.run(["kubectl", "get", "pods", "-n", NAMESPACE, "-o", "json"], capture_output=True, text=True)
+    if found.returncode:
+        return found.stderr
+    lines = []
+    for pod in json.loads(found.stdout)["items"]:
+        name, state = pod["metadata"]["name"], pod.get("status", {})
+        ready = any(c["type"] == "Ready" and c["status"] == "True" for c in state.get("conditions", []))
+        if ready or state.get("phase") == "Succeeded":
+            continue
+        lines.append(f"pod {name} is {state.get('phase')}")
+        for container in [*state.get("initContainerStatuses", []), *state.get("containerStatuses", [])]:
+            waiting = container["state"].get("waiting", {})
+            if waiting:
+                lines.append(f"  {container['name']} waits: {waiting.get('reason')} {waiting.get('message', '')}".rstrip())
+            if not container.get("ready") and (container["state"].get("running") or container.get("restartCount")):
+                command = ["kubectl", "logs", "-n", NAMESPACE, name, "-c", container["name"], "--tail=8"]
+                log = subprocess.run(command, capture_output=True, text=True).stdout
+                lines += [f"  {container['name']} says: {line}" for line in log.splitlines()]
+    return "\n".join(lines[-40:])
+
+
+def install(own: bool) -> None:
+    """Install or upgrade the chart and wait until everything is ready."""
+    profile = os.environ.get("IML4E_PROFILE", "laptop")
+    values = ["-f", str(REPO / "values" / f"{profile}.yaml")]
+    if own:
+        values += ["-f", str(REPO / "values" / "bare-machine.yaml")]
+    namespace = {
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {"name": NAMESPACE, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
+    }
+    console.run(["kubectl", "apply", "--server-side", "-f", "-"], stdin=json.dumps(namespace))
+    # Helm installs CRDs but never upgrades them.
+    crds = sorted(str(path) for path in CHART.glob("charts/*/crds"))
+    console.run(["kubectl", "apply", "--server-side", "--force-conflicts", *(word for path in crds for word in ("-f", path))])
+    _heal(values)
+    with console.step(f"helm upgrade --install {RELEASE} charts/iml4e -f values/{profile}.yaml", every=20):
+        command = ["helm", "upgrade", "--install", RELEASE, str(CHART), "-n", NAMESPACE, *values, "--wait", "--timeout", "8m"]
+        try:
+            console.run(command)
+        except console.Failure as failure:
+            raise console.Failure(
+                "The chart did not become ready.",
+                f"Look at the pods: `KUBECONFIG={os.environ.get('KUBECONFIG', '')} kubectl -n {NAMESPACE} get pods`, then run `make up` again.",
+                f"{failure.log}\n{_last_words()}",
+            ) from failure
+
+
+def _served() -> bool:
+    """Whether the wine model of the demo is served already."""
+    command = ["kubectl", "get", "inferenceservice", "wine", "-n", NAMESPACE, "-o", "jsonpath={.status.conditions[?(@.type=='Ready')].status}"]
+    return subprocess.run(command, capture_output=True, text=True).stdout == "True"
+
+
+def up() -> None:
+    """From whatever there is to a running platform and a live prediction."""
+    own = not foreign_cluster()
+    if own:
+        doctor.check(quiet=True)
+        doctor.install_packages()
+        images.build_all(with_programs=True)
+        cluster.up()
+        _use_own_cluster()
+    else:
+        console.say("A cluster answers: the platform goes there.")
+    install(own)
+    if not _served():
+        demo = subprocess.run([REPO / "scripts" / "demo", "tabular", "--release", RELEASE, "--namespace", NAMESPACE])
+        if demo.returncode:
+            raise console.Failure("The platform runs, but the reference pipeline failed (see above).", "Run `make demo` again.")
+    else:
+        _predict()
+    console.say("The platform is up.")
+    print(console.run(["helm", "get", "notes", RELEASE, "-n", NAMESPACE]).strip().removeprefix("NOTES:").strip())
+
+
+def _predict() -> None:
+    """Ask the served wine model for one prediction through the front door."""
+    url = os.environ.get("IML4E_URL", "http://127.0.0.1:30080") + f"/models/{NAMESPACE}/wine/v1/models/wine:predict"
+    sample = [[13.2, 1.78, 2.14, 11.2, 100.0, 2.65, 2.76, 0.26, 1.28, 4.38, 1.05, 3.4, 1050.0]]
+    request = urllib.request.Request(url, json.dumps({"instances": sample}).encode(), {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            console.say(f"prediction: {json.loads(answer.read())['predictions']}   ({url})")
+    except OSError as error:
+        raise console.Failure(f"The wine model does not answer at {url}: {error}.", "Run `make demo`.") from error
