@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -27,6 +28,7 @@ BRIDGE = "iml4e0"
 SOCKET = RUN / "containerd.sock"
 API = f"https://{NODE_ADDRESS}:6443"
 MANIFESTS = Path(__file__).parent / "manifests"
+BOOTSTRAP_RBAC = Path(__file__).parent / "bootstrap-rbac.yaml"
 #: What the node's programs change in the kernel; `down` puts it back.
 SYSCTLS = (
     "kernel/keys/root_maxbytes",
@@ -41,7 +43,20 @@ SYSCTLS = (
 )
 #: Folders outside the state that the kubelet makes by itself.
 FOLDERS = (Path("/var/lib/kubelet"), Path("/var/log/containers"))
-MASQUERADE = ("POSTROUTING", "-s", POD_RANGE, "!", "-d", "198.18.0.0/15", "-m", "comment", "--comment", "iml4e", "-j", "MASQUERADE")
+MASQUERADE = (
+    "POSTROUTING",
+    "-s",
+    POD_RANGE,
+    "!",
+    "-d",
+    "198.18.0.0/15",
+    "-m",
+    "comment",
+    "--comment",
+    "iml4e",
+    "-j",
+    "MASQUERADE",
+)
 
 
 @dataclass(frozen=True)
@@ -271,7 +286,9 @@ def _start(component: Component) -> None:
             cwd=STATE,
             env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"},
         )
-    note.write_text(json.dumps({"pid": process.pid, "started": _started_at(process.pid), "signature": component.signature}))
+    note.write_text(
+        json.dumps({"pid": process.pid, "started": _started_at(process.pid), "signature": component.signature})
+    )
 
 
 def _stop(name: str, seconds: float = 20) -> None:
@@ -288,7 +305,11 @@ def _stop(name: str, seconds: float = 20) -> None:
 
 
 def _start_and_wait(component: Component, seconds: float = 90) -> None:
-    if pid_of(component.name) and component.ready() and json.loads((RUN / f"{component.name}.json").read_text())["signature"] == component.signature:
+    if (
+        pid_of(component.name)
+        and component.ready()
+        and json.loads((RUN / f"{component.name}.json").read_text())["signature"] == component.signature
+    ):
         return
     with console.step(f"start {component.name}"):
         _start(component)
@@ -362,12 +383,24 @@ def _certificates() -> None:
     ]
     _write(config, "\n---\n".join(json.dumps(document) for document in documents))
     log = LOG / "kubeadm.log"
-    if not (PKI / "apiserver.crt").exists() or not (PKI / "etcd" / "peer.crt").exists() or not (PKI / "sa.pub").exists():
+    if (
+        not (PKI / "apiserver.crt").exists()
+        or not (PKI / "etcd" / "peer.crt").exists()
+        or not (PKI / "sa.pub").exists()
+    ):
         console.run([BIN / "kubeadm", "init", "phase", "certs", "all", "--config", config], log=log)
-    if not all((STATE / name).exists() for name in ("admin.conf", "super-admin.conf", "kubelet.conf", "controller-manager.conf", "scheduler.conf")):
-        console.run([BIN / "kubeadm", "init", "phase", "kubeconfig", "all", "--config", config, "--kubeconfig-dir", STATE], log=log)
+    if not all(
+        (STATE / name).exists()
+        for name in ("admin.conf", "super-admin.conf", "kubelet.conf", "controller-manager.conf", "scheduler.conf")
+    ):
+        console.run(
+            [BIN / "kubeadm", "init", "phase", "kubeconfig", "all", "--config", config, "--kubeconfig-dir", STATE],
+            log=log,
+        )
     if not (STATE / "kube-proxy.conf").exists():
-        text = console.run([BIN / "kubeadm", "kubeconfig", "user", "--client-name", "system:kube-proxy", "--config", config])
+        text = console.run(
+            [BIN / "kubeadm", "kubeconfig", "user", "--client-name", "system:kube-proxy", "--config", config]
+        )
         _write(STATE / "kube-proxy.conf", text)
         (STATE / "kube-proxy.conf").chmod(0o600)
 
@@ -408,7 +441,11 @@ def _configuration() -> None:
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
         "address": NODE_ADDRESS,
-        "authentication": {"anonymous": {"enabled": False}, "webhook": {"enabled": True}, "x509": {"clientCAFile": str(PKI / "ca.crt")}},
+        "authentication": {
+            "anonymous": {"enabled": False},
+            "webhook": {"enabled": True},
+            "x509": {"clientCAFile": str(PKI / "ca.crt")},
+        },
         "authorization": {"mode": "Webhook"},
         "cgroupDriver": "cgroupfs",
         "clusterDNS": [DNS_ADDRESS],
@@ -477,18 +514,9 @@ def up() -> None:
     every = {component.name: component for component in components()}
     for name in ("etcd", "kube-apiserver", "containerd"):
         _start_and_wait(every[name])
-    # The administrator's group gets its rights from the one kubeconfig that needs none.
+    # Only this kubeconfig has its rights without a binding.
     console.run(
-        [BIN / "kubectl", "--kubeconfig", STATE / "super-admin.conf", "apply", "--server-side", "-f", "-"],
-        stdin=json.dumps(
-            {
-                "apiVersion": "rbac.authorization.k8s.io/v1",
-                "kind": "ClusterRoleBinding",
-                "metadata": {"name": "kubeadm:cluster-admins"},
-                "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
-                "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "kubeadm:cluster-admins"}],
-            }
-        ),
+        [BIN / "kubectl", "--kubeconfig", STATE / "super-admin.conf", "apply", "--server-side", "-f", BOOTSTRAP_RBAC]
     )
     images.load_all()
     for name in ("kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy"):
@@ -497,11 +525,18 @@ def up() -> None:
     with console.step("wait for the node and its add-ons"):
         log = every["kubelet"].log
         console.wait_until(
-            lambda: _kubectl_ok("wait", "--for=condition=Ready", f"node/{NODE}", "--timeout=1s"), "The node", 90, log, "Run `make up` again."
+            lambda: _kubectl_ok("wait", "--for=condition=Ready", f"node/{NODE}", "--timeout=1s"),
+            "The node",
+            90,
+            log,
+            "Run `make up` again.",
         )
-        for name in ("coredns", "local-path-provisioner", "metrics-server"):
+        # metrics-server is ready after its first round only, which nobody needs to wait for.
+        for name in ("coredns", "local-path-provisioner"):
             console.wait_until(
-                lambda name=name: _kubectl_ok("-n", "kube-system", "rollout", "status", f"deployment/{name}", "--timeout=1s"),
+                lambda name=name: _kubectl_ok(
+                    "-n", "kube-system", "rollout", "status", f"deployment/{name}", "--timeout=1s"
+                ),
                 f"The add-on {name}",
                 120,
                 cure=f"Look at it with `{BIN}/kubectl --kubeconfig {KUBECONFIG} -n kube-system describe pods`.",
@@ -555,6 +590,20 @@ def _kill(pids: list[int]) -> None:
             continue
 
 
+def _remove_firewall_chains() -> None:
+    """The kubelet leaves its chains behind; no other one runs on this machine, since its port was ours."""
+    for program in ("iptables", "ip6tables"):
+        for table in ("mangle", "nat", "filter"):
+            command = [program, "-w", "-t", table]
+            listing = subprocess.run([*command, "-S"], capture_output=True, text=True).stdout.splitlines()
+            for rule in (shlex.split(line) for line in listing if line.startswith("-A") and "-j KUBE-" in line):
+                subprocess.run([*command, "-D", *rule[1:]], capture_output=True)
+            chains = [line.split()[1] for line in listing if line.startswith("-N KUBE-")]
+            for action in ("-F", "-X"):
+                for chain in chains:
+                    subprocess.run([*command, action, chain], capture_output=True)
+
+
 def down() -> None:
     """Remove processes, mounts, networks, firewall rules and state; the cache stays."""
     note = STATE / "host.json"
@@ -571,19 +620,24 @@ def down() -> None:
     with console.step("stop the cluster"):
         _stop("kube-proxy")
         if (BIN / "kube-proxy").exists():
-            console.run([BIN / "kube-proxy", "--cleanup", f"--config={STATE / 'kube-proxy.json'}"], log=LOG / "cleanup.log")
+            console.run(
+                [BIN / "kube-proxy", "--cleanup", f"--config={STATE / 'kube-proxy.json'}"], log=LOG / "cleanup.log"
+            )
         for component in reversed(components()):
             _stop(component.name)
     with console.step("restore the host"):
         while not subprocess.run(["iptables", "-w", "-t", "nat", "-D", *MASQUERADE], capture_output=True).returncode:
             pass
+        _remove_firewall_chains()
         subprocess.run(["ip", "link", "delete", BRIDGE], capture_output=True)
         subprocess.run(["ip", "address", "delete", f"{NODE_ADDRESS}/32", "dev", "lo"], capture_output=True)
         mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
         for mount in sorted((m for m in mounts if m.startswith(f"{STATE}/")), key=len, reverse=True):
             subprocess.run(["umount", "--lazy", mount], capture_output=True)
         for folder in [*Path("/sys/fs/cgroup").glob("kubepods"), *Path("/sys/fs/cgroup").glob("*/kubepods")]:
-            for path in sorted((p for p in [folder, *folder.rglob("*")] if p.is_dir()), key=lambda p: len(p.parts), reverse=True):
+            for path in sorted(
+                (p for p in [folder, *folder.rglob("*")] if p.is_dir()), key=lambda p: len(p.parts), reverse=True
+            ):
                 try:
                     path.rmdir()
                 except OSError:
@@ -594,7 +648,14 @@ def down() -> None:
                 path.write_text(value)
         for folder in host["folders"]:
             shutil.rmtree(folder, ignore_errors=True)
-        left = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines() if line.split()[1].startswith(f"{STATE}/")]
+        left = [
+            line.split()[1]
+            for line in Path("/proc/mounts").read_text().splitlines()
+            if line.split()[1].startswith(f"{STATE}/")
+        ]
         if left:
-            raise console.Failure(f"{len(left)} mounts below {STATE} are still there, {left[0]} first.", "End what uses them, then `make down` again.")
+            raise console.Failure(
+                f"{len(left)} mounts below {STATE} are still there, {left[0]} first.",
+                "End what uses them, then `make down` again.",
+            )
         shutil.rmtree(STATE)

@@ -144,5 +144,8 @@ def main(body: Callable[[], None]) -> None:
     except OSError as error:
         print(f"Error: {error.strerror}: {error.filename}" if error.filename else f"Error: {error}", file=sys.stderr)
         if error.errno == 28:
-            print("Next:  free some disk space (`make doctor` says how much is wanted), then run it again.", file=sys.stderr)
+            print(
+                "Next:  free some disk space (`make doctor` says how much is wanted), then run it again.",
+                file=sys.stderr,
+            )
         sys.exit(1)

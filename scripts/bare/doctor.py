@@ -66,7 +66,11 @@ def findings() -> Iterator[Finding]:
         (platform.system(), platform.machine()) == ("Linux", "x86_64"),
         "Use kind, minikube or k3d (docs/install.md) and set KUBECONFIG.",
     )
-    yield Finding("runs as root", os.geteuid() == 0, "Run it as root (`sudo make up`), or set KUBECONFIG to a cluster that answers.")
+    yield Finding(
+        "runs as root",
+        os.geteuid() == 0,
+        "Run it as root (`sudo make up`), or set KUBECONFIG to a cluster that answers.",
+    )
     missing = missing_packages()
     yield Finding(
         "tools: " + " ".join(PACKAGES),
@@ -140,7 +144,7 @@ def check(quiet: bool) -> None:
             print(f"{'ok  ' if finding.fine else 'BAD '} {finding.what}{'' if finding.fine else f'. {finding.cure}'}")
     if bad:
         others = f" ({len(bad) - 1} more: `make doctor` lists them)" if quiet and len(bad) > 1 else ""
-        raise console.Failure(f"This machine cannot carry the cluster: not \"{bad[0].what}\"{others}.", bad[0].cure)
+        raise console.Failure(f'This machine cannot carry the cluster: not "{bad[0].what}"{others}.', bad[0].cure)
 
 
 def install_packages() -> None:

@@ -115,7 +115,15 @@ def build_programs() -> None:
                 half = built.with_suffix(".part")
                 half.parent.mkdir(parents=True, exist_ok=True)
                 console.run(
-                    ["go", "build", f"-tags={program.tags}", f"-ldflags={program.ldflags}", "-o", half, program.package],
+                    [
+                        "go",
+                        "build",
+                        f"-tags={program.tags}",
+                        f"-ldflags={program.ldflags}",
+                        "-o",
+                        half,
+                        program.package,
+                    ],
                     cwd=MODULE,
                     env=env,
                     log=CACHE / "log" / "go-build.log",

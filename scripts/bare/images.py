@@ -119,7 +119,9 @@ def _build_debian() -> None:
         context = CACHE / "tmp" / "debian"
         context.mkdir(parents=True, exist_ok=True)
         console.run([*MMDEBSTRAP, context / "root.tar"], log=CACHE / "log" / "image-debian.log")
-        (context / "Containerfile").write_text("FROM scratch\nADD root.tar /\nENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n")
+        (context / "Containerfile").write_text(
+            "FROM scratch\nADD root.tar /\nENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n"
+        )
         _buildah("build", "-t", DEBIAN, "-t", f"{DEBIAN}-{_debian_key()}", context, log="debian")
         (context / "root.tar").unlink()
 
@@ -193,6 +195,20 @@ def load_all() -> None:
         if mark.exists() and mark.read_text() == key(image):
             continue
         with console.step(f"import the image {image.name}"):
-            console.run([BIN / "ctr", "-a", RUN / "containerd.sock", "-n", "k8s.io", "images", "import", "--local", "--snapshotter", "overlayfs", archive(image)])
+            console.run(
+                [
+                    BIN / "ctr",
+                    "-a",
+                    RUN / "containerd.sock",
+                    "-n",
+                    "k8s.io",
+                    "images",
+                    "import",
+                    "--local",
+                    "--snapshotter",
+                    "overlayfs",
+                    archive(image),
+                ]
+            )
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.write_text(key(image))

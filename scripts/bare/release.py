@@ -23,14 +23,22 @@ def foreign_cluster() -> bool:
     if not config and not (Path.home() / ".kube" / "config").exists():
         return False
     if not shutil.which("kubectl"):
-        raise console.Failure("There is a kubeconfig, but the program kubectl is not installed.", "Install kubectl and helm, or unset KUBECONFIG.")
+        raise console.Failure(
+            "There is a kubeconfig, but the program kubectl is not installed.",
+            "Install kubectl and helm, or unset KUBECONFIG.",
+        )
     answer = subprocess.run(["kubectl", "get", "--raw", "/readyz", "--request-timeout=5s"], capture_output=True)
     if answer.returncode == 0:
         if not shutil.which("helm"):
-            raise console.Failure("A cluster answers, but the program helm is not installed.", "Install Helm 3.18 or newer.")
+            raise console.Failure(
+                "A cluster answers, but the program helm is not installed.", "Install Helm 3.18 or newer."
+            )
         return True
     if config:
-        raise console.Failure(f"KUBECONFIG is {config}, but no cluster answers there.", "Start that cluster, or unset KUBECONFIG to make one on this machine.")
+        raise console.Failure(
+            f"KUBECONFIG is {config}, but no cluster answers there.",
+            "Start that cluster, or unset KUBECONFIG to make one on this machine.",
+        )
     return False
 
 
@@ -69,7 +77,9 @@ def _last_words() -> str:
         for container in [*state.get("initContainerStatuses", []), *state.get("containerStatuses", [])]:
             waiting = container["state"].get("waiting", {})
             if waiting:
-                lines.append(f"  {container['name']} waits: {waiting.get('reason')} {waiting.get('message', '')}".rstrip())
+                lines.append(
+                    f"  {container['name']} waits: {waiting.get('reason')} {waiting.get('message', '')}".rstrip()
+                )
             if not container.get("ready") and (container["state"].get("running") or container.get("restartCount")):
                 command = ["kubectl", "logs", "-n", NAMESPACE, name, "-c", container["name"], "--tail=8"]
                 log = subprocess.run(command, capture_output=True, text=True).stdout
@@ -91,10 +101,24 @@ def install(own: bool) -> None:
     console.run(["kubectl", "apply", "--server-side", "-f", "-"], stdin=json.dumps(namespace))
     # Helm installs CRDs but never upgrades them.
     crds = sorted(str(path) for path in CHART.glob("charts/*/crds"))
-    console.run(["kubectl", "apply", "--server-side", "--force-conflicts", *(word for path in crds for word in ("-f", path))])
+    console.run(
+        ["kubectl", "apply", "--server-side", "--force-conflicts", *(word for path in crds for word in ("-f", path))]
+    )
     _heal(values)
     with console.step(f"helm upgrade --install {RELEASE} charts/iml4e -f values/{profile}.yaml", every=20):
-        command = ["helm", "upgrade", "--install", RELEASE, str(CHART), "-n", NAMESPACE, *values, "--wait", "--timeout", "8m"]
+        command = [
+            "helm",
+            "upgrade",
+            "--install",
+            RELEASE,
+            str(CHART),
+            "-n",
+            NAMESPACE,
+            *values,
+            "--wait",
+            "--timeout",
+            "8m",
+        ]
         try:
             console.run(command)
         except console.Failure as failure:
@@ -107,7 +131,16 @@ def install(own: bool) -> None:
 
 def _served() -> bool:
     """Whether the wine model of the demo is served already."""
-    command = ["kubectl", "get", "inferenceservice", "wine", "-n", NAMESPACE, "-o", "jsonpath={.status.conditions[?(@.type=='Ready')].status}"]
+    command = [
+        "kubectl",
+        "get",
+        "inferenceservice",
+        "wine",
+        "-n",
+        NAMESPACE,
+        "-o",
+        "jsonpath={.status.conditions[?(@.type=='Ready')].status}",
+    ]
     return subprocess.run(command, capture_output=True, text=True).stdout == "True"
 
 
@@ -126,7 +159,9 @@ def up() -> None:
     if not _served():
         demo = subprocess.run([REPO / "scripts" / "demo", "tabular", "--release", RELEASE, "--namespace", NAMESPACE])
         if demo.returncode:
-            raise console.Failure("The platform runs, but the reference pipeline failed (see above).", "Run `make demo` again.")
+            raise console.Failure(
+                "The platform runs, but the reference pipeline failed (see above).", "Run `make demo` again."
+            )
     else:
         _predict()
     console.say("The platform is up.")
@@ -137,7 +172,9 @@ def _predict() -> None:
     """Ask the served wine model for one prediction through the front door."""
     url = os.environ.get("IML4E_URL", "http://127.0.0.1:30080") + f"/models/{NAMESPACE}/wine/v1/models/wine:predict"
     sample = [[13.2, 1.78, 2.14, 11.2, 100.0, 2.65, 2.76, 0.26, 1.28, 4.38, 1.05, 3.4, 1050.0]]
-    request = urllib.request.Request(url, json.dumps({"instances": sample}).encode(), {"Content-Type": "application/json"})
+    request = urllib.request.Request(
+        url, json.dumps({"instances": sample}).encode(), {"Content-Type": "application/json"}
+    )
     try:
         with urllib.request.urlopen(request, timeout=10) as answer:
             console.say(f"prediction: {json.loads(answer.read())['predictions']}   ({url})")
