@@ -1,0 +1,50 @@
+#!/bin/sh
+# Before each start: makes the data directory if there is none, and writes the statements that the server runs as it starts.
+# So databases, users and passwords follow the values and the Secrets, on the first start and on every later one.
+set -eu
+umask 077
+
+VOLUME=/var/lib/mysql
+STATEMENTS=/run/mysqld/init.sql
+
+# The text of a file between quotes of SQL.
+quoted() {
+    printf "'%s'" "$(sed "s/\\\\/\\\\\\\\/g; s/'/''/g" "$1")"
+}
+
+if [ ! -d "$VOLUME/data" ]; then
+    echo "prepare: making the data directory"
+    # under another name first: one that was cut short must not pass for whole
+    rm -rf "$VOLUME/data.new"
+    # --force: whether the pod's own name can be looked up does not matter
+    told=$(mariadb-install-db --defaults-file=/etc/mysql/my.cnf --datadir="$VOLUME/data.new" --force \
+        --auth-root-authentication-method=normal --skip-test-db 2>&1) || {
+        echo "$told" >&2
+        exit 1
+    }
+    mv "$VOLUME/data.new" "$VOLUME/data"
+fi
+
+# One statement a line, the server knows no other form; echo would eat backslashes.
+statement() {
+    printf '%s;\n' "$1"
+}
+
+{
+    statement "ALTER USER 'root'@'localhost' IDENTIFIED BY $(quoted /secrets/root/rootPassword)"
+    # every other root comes over the network
+    statement "DELETE FROM mysql.global_priv WHERE User = 'root' AND Host <> 'localhost'"
+    statement "DELETE FROM mysql.proxies_priv WHERE User = 'root' AND Host <> 'localhost'"
+    statement "FLUSH PRIVILEGES"
+    for secret in /secrets/databases/*; do
+        [ -d "$secret" ] || continue
+        database=$(cat "$secret/database")
+        user=$(quoted "$secret/username")@\'%\'
+        password=$(quoted "$secret/password")
+        statement "CREATE DATABASE IF NOT EXISTS \`$database\`"
+        statement "CREATE USER IF NOT EXISTS $user IDENTIFIED BY $password"
+        statement "ALTER USER $user IDENTIFIED BY $password"
+        statement "GRANT ALL PRIVILEGES ON \`$(printf %s "$database" | sed 's/_/\\_/g')\`.* TO $user"
+        echo "prepare: database $database" >&2
+    done
+} >"$STATEMENTS"

@@ -1,0 +1,99 @@
+"""Bring the tracking database to the schema of this MLflow; on an empty database, make it.
+
+Each pod of the server runs this before it starts. A lock in the database lets one at a time through, so that any number
+of replicas may start together.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+from sqlalchemy import Connection, create_engine, inspect, text
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import NullPool
+
+PATIENCE = 300
+"""Seconds to wait for the database, and again for another pod's migration."""
+
+UNFINISHED = "alembic_unfinished"
+"""A table that is there while the first migration runs. MLflow takes no notice of names that start like this."""
+
+
+def say(sentence: str) -> None:
+    """Tell the log of the pod."""
+    print(f"migrate: {sentence}", flush=True)
+
+
+def connect(uri: str) -> Connection:
+    """Connect to the database, which may still be starting; give up with its own last words."""
+    engine = create_engine(uri, poolclass=NullPool, isolation_level="AUTOCOMMIT", connect_args={"connect_timeout": 5})
+    where = engine.url.render_as_string(hide_password=True)
+    give_up = time.monotonic() + PATIENCE
+    told = ""
+    while True:
+        try:
+            return engine.connect()
+        except SQLAlchemyError as error:
+            reason = str(getattr(error, "orig", None) or error)
+        if time.monotonic() > give_up:
+            sys.exit(
+                f"migrate: {where} did not let us in within {PATIENCE} s: {reason}. "
+                "Look at that server, at global.database, and at the Secret that mlflow.database.existingSecret names."
+            )
+        if reason != told:
+            say(f"waiting for {where}: {reason}")
+            told = reason
+        time.sleep(1)
+
+
+def newest() -> set[str]:
+    """Revision of the schema that no other follows, from MLflow's files: to import MLflow takes ten seconds."""
+    package = find_spec("mlflow")
+    folder = Path(package.origin).parent / "store/db_migrations/versions" if package and package.origin else Path()
+    lines = "\n".join(file.read_text() for file in folder.glob("*.py"))
+    revisions = set(re.findall(r"^revision\b[^\"']*[\"'](\w+)", lines, re.MULTILINE))
+    followed = re.findall(r"^down_revision\b.*", lines, re.MULTILINE)
+    return revisions - set(re.findall(r"[\"'](\w+)", "\n".join(followed)))
+
+
+def migrate(connection: Connection, uri: str) -> int:
+    """Migrate, unless the schema is the newest; return the exit code of MLflow."""
+    tables = inspect(connection).get_table_names()
+    if UNFINISHED in tables:
+        # MySQL cannot roll back such a half; no server has started on it, so nothing is lost
+        say("the first migration was cut short: starting over")
+        connection.execute(text("SET FOREIGN_KEY_CHECKS = 0"))
+        for table in tables:
+            connection.execute(text(f"DROP TABLE `{table}`"))
+        tables = []
+    if "alembic_version" in tables:
+        version = set(connection.execute(text("SELECT version_num FROM alembic_version")).scalars())
+        if version and version == newest():
+            say("the schema is the newest")
+            return 0
+    if not tables:
+        connection.execute(text(f"CREATE TABLE {UNFINISHED} (nothing INT)"))
+    say("migrating")
+    code = subprocess.run(["mlflow", "db", "upgrade", uri], check=False).returncode
+    if code == 0:
+        connection.execute(text(f"DROP TABLE IF EXISTS {UNFINISHED}"))
+    return code
+
+
+def main() -> None:
+    """Wait for the database, take the lock, migrate."""
+    uri = os.environ["MLFLOW_BACKEND_STORE_URI"]
+    with connect(uri) as connection:
+        # the lock goes with the connection, also when this pod is killed
+        lock = text("SELECT GET_LOCK(CONCAT(DATABASE(), '.migration'), :wait)")
+        if connection.execute(lock, {"wait": PATIENCE}).scalar() != 1:
+            sys.exit(f"migrate: another pod has been migrating for {PATIENCE} s. Look at its log; this one tries again.")
+        sys.exit(migrate(connection, uri))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""ML Metadata's gRPC service on the compiled store that PyPI serves: same flags, same port, same status codes."""

@@ -1,0 +1,69 @@
+"""People who use the models that the reference pipelines deploy, with the data that the models were made for."""
+
+from __future__ import annotations
+
+import random
+
+from locust import task
+from sklearn.datasets import load_digits, load_wine
+
+from common import ModelUser
+
+WINES = load_wine(as_frame=True).data
+DIGITS = load_digits().images
+
+
+class TasterWithOneBottle(ModelUser):
+    """Asks about one wine at a time, by protocol V1."""
+
+    model = "wine"
+    weight = 3
+
+    @task
+    def name_the_cultivar(self) -> None:
+        """One row, one answer."""
+        bottle = WINES.sample(1).to_dict("records")
+        self.ask(
+            f"/v1/models/{self.model}:predict",
+            {"instances": bottle},
+            name="one bottle (V1)",
+            answers=1,
+            where="predictions",
+        )
+
+
+class MerchantWithACrate(ModelUser):
+    """Asks about twelve wines at once, by protocol V2."""
+
+    model = "wine"
+    weight = 1
+
+    @task
+    def sort_the_crate(self) -> None:
+        """Twelve rows, twelve answers."""
+        crate = WINES.sample(12)
+        columns = [
+            {"name": name, "shape": [12], "datatype": "FP64", "data": crate[name].tolist()} for name in crate.columns
+        ]
+        self.ask(
+            f"/v2/models/{self.model}/infer", {"inputs": columns}, name="a crate (V2)", answers=12, where="outputs"
+        )
+
+
+class PostOfficeReader(ModelUser):
+    """Reads handwritten digits, one image of 8 × 8 pixels at a time."""
+
+    model = "digits"
+    weight = 1
+
+    @task
+    def read_a_digit(self) -> None:
+        """One image, one answer."""
+        image = random.choice(DIGITS).ravel().tolist()
+        self.ask(
+            f"/v1/models/{self.model}:predict",
+            {"instances": [image]},
+            name="a digit (V1)",
+            answers=1,
+            where="predictions",
+        )

@@ -1,0 +1,142 @@
+"""Fixtures of the live platform: the cluster, the front door, a client for each service, the two reference models."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import mlflow
+import pytest
+from sklearn.datasets import load_wine
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from support import experiments, helm, store
+from support.k8s import Cluster, kubeconfig
+from support.keepsake import Keepsake
+from support.platform import FrontDoor, Model
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Cluster:
+    """The cluster that KUBECONFIG names, with the release in it."""
+    config = kubeconfig()
+    if not config:
+        pytest.skip("no cluster: KUBECONFIG is not set (`make e2e` brings one up)")
+    return Cluster(config)
+
+
+@pytest.fixture(scope="session")
+def kube_config(cluster: Cluster) -> str:
+    """The same cluster for the fixtures of pytest-helm-charts."""
+    return str(cluster.config)
+
+
+@pytest.fixture(scope="session")
+def values(cluster: Cluster) -> dict[str, Any]:
+    """All values that the release was installed with."""
+    return helm.release_values()
+
+
+@pytest.fixture(scope="session")
+def front_door(cluster: Cluster) -> FrontDoor:
+    """The platform's one address."""
+    return FrontDoor()
+
+
+@pytest.fixture(scope="module")
+def s3_port(cluster: Cluster) -> Iterator[int]:
+    """A port of this machine that leads to the object store."""
+    with cluster.port_forward("service/iml4e-minio", 9000) as port:
+        yield port
+
+
+@pytest.fixture(scope="module")
+def s3(cluster: Cluster, s3_port: int) -> Callable[[str], Any]:
+    """A function that makes an S3 client with the key of a consumer."""
+    return functools.partial(store.consumer_client, cluster, s3_port)
+
+
+def s3_folder(source: str) -> str:
+    """Where the store keeps what MLflow calls by an address of its own proxy."""
+    return source.replace("mlflow-artifacts:/", "s3://mlflow/", 1)
+
+
+@pytest.fixture(scope="session")
+def model_uri(front_door: FrontDoor) -> Iterator[str]:
+    """Address in MLflow of a model that tells wines apart, logged from here as from a laptop."""
+    client = front_door.mlflow
+    wines = load_wine(as_frame=True)
+    experiment = f"e2e-{uuid.uuid4().hex[:8]}"
+    mlflow.set_experiment(experiment)
+    with mlflow.start_run():
+        model = make_pipeline(StandardScaler(), LogisticRegression()).fit(wines.data, wines.target)
+        logged = mlflow.sklearn.log_model(model, name="model", input_example=wines.data.head(2))
+    yield logged.model_uri
+    client.delete_experiment(client.get_experiment_by_name(experiment).experiment_id)
+
+
+@pytest.fixture(scope="session")
+def storage_uri(front_door: FrontDoor, model_uri: str) -> str:
+    """Address of the same model in the object store, as an InferenceService wants it."""
+    return s3_folder(front_door.mlflow.get_logged_model(model_uri.removeprefix("models:/")).artifact_location)
+
+
+@pytest.fixture(scope="session")
+def bottle() -> dict[str, float]:
+    """One wine, by column."""
+    return load_wine(as_frame=True).data.iloc[0].to_dict()
+
+
+@pytest.fixture(scope="session")
+def keepsake(cluster: Cluster, front_door: FrontDoor, model_uri: str) -> Iterator[Keepsake]:
+    """Something left in every part, to be found again."""
+    kept = Keepsake(cluster, front_door, model_uri)
+    kept.put()
+    yield kept
+    kept.remove()
+
+
+@pytest.fixture(scope="session")
+def tabular(cluster: Cluster) -> dict[str, Any]:
+    """A run of the tabular pipeline in a pod of the cluster: what it returned."""
+    return experiments.demo("tabular")
+
+
+@pytest.fixture(scope="session")
+def images(cluster: Cluster) -> dict[str, Any]:
+    """A run of the image pipeline in a pod of the cluster: what it returned."""
+    return experiments.demo("images")
+
+
+@pytest.fixture(scope="session")
+def wine(front_door: FrontDoor, tabular: dict[str, Any]) -> Model:
+    """The model that the tabular pipeline deployed."""
+    return front_door.model("wine", helm.NAMESPACE)
+
+
+@pytest.fixture(scope="session")
+def digits(front_door: FrontDoor, images: dict[str, Any]) -> Model:
+    """The model that the image pipeline deployed."""
+    return front_door.model("digits", helm.NAMESPACE)
+
+
+@pytest.fixture
+def unique() -> str:
+    """A name that nothing else has, good for any kind of object."""
+    return f"e2e-{uuid.uuid4().hex[:8]}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """A failure shows what the cluster looked like at that moment."""
+    report = yield
+    platform = item.funcargs.get("cluster") if hasattr(item, "funcargs") else None
+    if report.failed and isinstance(platform, Cluster):
+        with contextlib.suppress(Exception):
+            report.sections.append(("the cluster", platform.describe()))
+    return report

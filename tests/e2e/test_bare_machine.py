@@ -1,0 +1,72 @@
+"""`make up` on a machine that cannot carry the cluster: one sentence, one cure, nothing done."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.helm import REPO
+
+PYTHON = "/usr/bin/python3"
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make the machine look like that")
+
+
+def up(repository: Path = REPO, *, user: int | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run what `make up` runs, on a machine without a cluster."""
+    clean = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", **environment}
+    return subprocess.run(
+        [PYTHON, "scripts/up"], cwd=repository, env=clean, user=user, group=user, extra_groups=[] if user else None,
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+def assert_one_sentence(done: subprocess.CompletedProcess[str], what: str) -> None:
+    """The script failed, said what is wrong and what to do, and no more."""
+    assert done.returncode not in (0, None)
+    said = done.stderr.strip().splitlines()
+    assert what in said[0]
+    assert said[0].startswith("Error: ")
+    assert said[1].startswith("Next:  ")
+    assert len(said) == 2
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder that every user can read."""
+    with tempfile.TemporaryDirectory() as path:
+        Path(path).chmod(0o755)
+        yield Path(path)
+
+
+@needs_root
+def test_without_root(folder: Path) -> None:
+    for name in ("scripts", "images"):
+        shutil.copytree(REPO / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    assert_one_sentence(up(folder, user=65534, IML4E_STATE=str(folder / "state")), "root")
+
+
+@needs_root
+def test_too_little_disk(folder: Path) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", folder], check=True)
+    try:
+        assert_one_sentence(up(IML4E_STATE=str(folder / "state")), "GiB free")
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+@needs_root
+def test_taken_port(folder: Path) -> None:
+    """A cluster of ours that runs takes the ports too: seen from another state folder it is a stranger."""
+    with socket.socket() as listener:
+        with contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", 10259))
+            listener.listen()
+        assert_one_sentence(up(IML4E_STATE=str(folder / "state")), "port ")

@@ -1,0 +1,140 @@
+"""KServe by hand: an InferenceService from kubectl, with both runtimes, through an update, and with mistakes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from kubernetes.client.exceptions import ApiException
+
+from support import serving
+from support.helm import NAMESPACE
+from support.k8s import Cluster
+from support.platform import FrontDoor, Model, Traffic
+
+
+@pytest.fixture
+def name(cluster: Cluster, unique: str) -> Iterator[str]:
+    """A name for an InferenceService that goes away with the test."""
+    yield unique
+    serving.remove(cluster, unique)
+
+
+def deploy(cluster: Cluster, name: str, storage_uri: str, runtime: str, **env: str) -> None:
+    """Apply an InferenceService and its route, and wait until it is Ready."""
+    cluster.apply(serving.inference_service(name, storage_uri, runtime, **env), serving.route(name))
+    serving.wait_ready(cluster, name)
+
+
+def answers(cluster: Cluster, model: Model, path: str, body: dict[str, Any]) -> Any:
+    """The model's answer, once its route is known at the front door."""
+    cluster.wait(f"a route to {model.name}", lambda: model.post(path, json=body).status_code != 404, 30)
+    answer = model.post(path, json=body)
+    assert answer.ok, answer.text
+    return answer.json()
+
+
+def test_runtime_of_the_release_speaks_both_protocols(
+    cluster: Cluster,
+    front_door: FrontDoor,
+    values: dict[str, Any],
+    name: str,
+    storage_uri: str,
+    bottle: dict[str, float],
+) -> None:
+    if not values["kserve"]["runtimes"]["mlflow"]["enabled"]:
+        pytest.skip("this release has public images only")
+    deploy(cluster, name, storage_uri, "mlflow")
+    model = front_door.model(name, NAMESPACE)
+    first = answers(cluster, model, f"/v1/models/{name}:predict", {"instances": [bottle]})
+    columns = [{"name": k, "shape": [1], "datatype": "FP64", "data": [v]} for k, v in bottle.items()]
+    second = answers(cluster, model, f"/v2/models/{name}/infer", {"inputs": columns})
+    assert first["predictions"] == second["outputs"][0]["data"] == [0]
+    assert {entry["name"] for entry in model.get(f"/v2/models/{name}").json()["inputs"]} == set(bottle)
+
+
+def test_runtime_of_public_images_answers(
+    cluster: Cluster,
+    front_door: FrontDoor,
+    values: dict[str, Any],
+    name: str,
+    storage_uri: str,
+    bottle: dict[str, float],
+) -> None:
+    if not values["kserve"]["runtimes"]["mlflowScoring"]["enabled"]:
+        pytest.skip("switched off in this release")
+    deploy(cluster, name, storage_uri, "mlflow-scoring")
+    body = {"dataframe_records": [bottle]}
+    assert answers(cluster, front_door.model(name, NAMESPACE), "/invocations", body) == {"predictions": [0]}
+
+
+def test_rolling_update_drops_no_request(
+    cluster: Cluster, front_door: FrontDoor, name: str, storage_uri: str, bottle: dict[str, float]
+) -> None:
+    deploy(cluster, name, storage_uri, "mlflow")
+    model = front_door.model(name, NAMESPACE)
+    body = {"instances": [bottle]}
+    answers(cluster, model, f"/v1/models/{name}:predict", body)
+    with Traffic(f"{model.base}/v1/models/{name}:predict", body, pause=0.02) as traffic:
+        before = {pod["metadata"]["name"] for pod in cluster.pods(f"serving.kserve.io/inferenceservice={name}")}
+        cluster.apply(serving.inference_service(name, storage_uri, "mlflow", UPDATED="yes"))
+        cluster.wait(
+            "the old pod to be gone",
+            lambda: before.isdisjoint(
+                p["metadata"]["name"] for p in cluster.pods(f"serving.kserve.io/inferenceservice={name}")
+            ),
+            180,
+        )
+        serving.wait_ready(cluster, name)
+        time.sleep(15)  # the old pod goes on for a while
+    assert traffic.failures == []
+    assert traffic.total > 100
+
+
+def test_a_wrong_address_is_told_in_the_status(cluster: Cluster, name: str) -> None:
+    cluster.apply(serving.inference_service(name, "s3://mlflow/no/such/model", "mlflow"))
+
+    def failure() -> dict[str, Any]:
+        return serving.status(cluster, name).get("modelStatus", {}).get("lastFailureInfo", {})
+
+    told = cluster.wait("a failure in the status", failure, 120)
+    assert told["reason"] == "ModelLoadFailed"
+    assert "no/such/model" in told["message"]
+    assert not serving.is_ready(cluster, name)
+
+
+def test_an_impossible_service_is_refused_with_a_reason(cluster: Cluster, storage_uri: str) -> None:
+    with pytest.raises(ApiException, match="denied the request"):
+        cluster.apply(serving.inference_service("1-starts-with-a-digit", storage_uri, "mlflow"))
+
+
+def test_an_unknown_runtime_is_told_in_the_status(cluster: Cluster, name: str, storage_uri: str) -> None:
+    cluster.apply(serving.inference_service(name, storage_uri, "no-such-runtime"))
+    cluster.wait(
+        "the runtime's name in the status", lambda: "no-such-runtime" in str(serving.status(cluster, name)), 60
+    )
+
+
+def test_model_of_the_pipeline_scales_by_load(cluster: Cluster, wine: Model) -> None:
+    """Its HPA gets numbers from the metrics API."""
+
+    def active() -> bool:
+        scalers = cluster.list("autoscaling/v2", "HorizontalPodAutoscaler")
+        conditions = [
+            c
+            for s in scalers
+            if s["metadata"]["name"] == f"{wine.name}-predictor"
+            for c in s["status"].get("conditions", [])
+        ]
+        return any(c["type"] == "ScalingActive" and c["status"] == "True" for c in conditions)
+
+    cluster.wait("the HPA of the model to be active", active, 120)
+
+
+def test_model_pod_keeps_to_restricted(cluster: Cluster, wine: Model) -> None:
+    for pod in cluster.pods(f"serving.kserve.io/inferenceservice={wine.name}"):
+        assert pod["spec"]["serviceAccountName"] == "iml4e-models"
+        assert pod["spec"].get("automountServiceAccountToken") is False
+        assert all(c["securityContext"]["readOnlyRootFilesystem"] for c in pod["spec"]["containers"])

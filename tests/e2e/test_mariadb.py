@@ -1,0 +1,65 @@
+"""The database server: each consumer has one database, and nobody comes in without a password."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pymysql
+import pytest
+
+from support.k8s import Cluster
+
+Connect = Callable[[str, str, str], pymysql.Connection]
+
+
+@pytest.fixture(scope="module")
+def connect(cluster: Cluster) -> Iterator[Connect]:
+    """A function that connects as a user, with a password, to a database."""
+    with cluster.port_forward("service/iml4e-mariadb", 3306) as port:
+        yield lambda user, password, database="": pymysql.connect(
+            host="127.0.0.1", port=port, user=user, password=password, database=database or None, connect_timeout=10
+        )
+
+
+def rows(connection: pymysql.Connection, statement: str) -> list[tuple[str, ...]]:
+    """Run a statement."""
+    with connection.cursor() as cursor:
+        cursor.execute(statement)
+        return list(cursor.fetchall())
+
+
+@pytest.fixture
+def mlflow_user(cluster: Cluster, connect: Connect) -> Iterator[pymysql.Connection]:
+    """Connected as MLflow is."""
+    keys = cluster.secret("iml4e-db-mlflow")
+    with connect(keys["username"], keys["password"], keys["database"]) as connection:
+        yield connection
+
+
+def test_consumer_sees_only_its_database(mlflow_user: pymysql.Connection) -> None:
+    assert {name for (name,) in rows(mlflow_user, "SHOW DATABASES")} == {"information_schema", "mlflow"}
+
+
+@pytest.mark.parametrize(
+    "statement", ["CREATE DATABASE e2e", "CREATE USER e2e", "SELECT * FROM mysql.global_priv", "SHUTDOWN"]
+)
+def test_consumer_has_no_rights_beyond_its_database(mlflow_user: pymysql.Connection, statement: str) -> None:
+    with pytest.raises(pymysql.err.MySQLError, match=r"(?i)denied"):
+        rows(mlflow_user, statement)
+
+
+def test_text_is_unicode(mlflow_user: pymysql.Connection) -> None:
+    assert rows(mlflow_user, "SELECT @@character_set_database") == [("utf8mb4",)]
+
+
+@pytest.mark.parametrize(
+    ("user", "password"), [("root", ""), ("", ""), ("mlflow", ""), ("mlflow", "mlflow"), ("root", "root")],
+    ids=["root without", "nobody", "mlflow without", "mlflow with its name", "root with its name"],
+)  # fmt: skip
+def test_a_wrong_password_is_refused(connect: Connect, user: str, password: str) -> None:
+    with pytest.raises(pymysql.err.OperationalError, match=r"(?i)denied"):
+        connect(user, password, "")
+
+
+def test_root_password_is_not_the_consumers(cluster: Cluster) -> None:
+    assert cluster.secret("iml4e-mariadb")["rootPassword"] != cluster.secret("iml4e-db-mlflow")["password"]

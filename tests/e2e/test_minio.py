@@ -1,0 +1,98 @@
+"""The object store: each consumer sees its own buckets, and what was stored once stays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import requests
+from botocore.exceptions import ClientError
+
+from support import store
+from support.k8s import Cluster
+
+S3 = Callable[[str], Any]
+BUCKETS = ("datasets", "mlflow", "pipelines")
+# consumer: (buckets that it reads, buckets that it writes)
+RIGHTS = {
+    "mlflow": ({"mlflow"}, {"mlflow"}),
+    "pipelines": ({"datasets", "pipelines"}, {"datasets", "pipelines"}),
+    "models": ({"mlflow"}, set()),
+}
+EACH = pytest.mark.parametrize(
+    ("consumer", "bucket"), [(consumer, bucket) for consumer in RIGHTS for bucket in BUCKETS]
+)
+
+
+def denied(call: Callable[..., Any], **arguments: Any) -> bool:
+    """Whether the store refuses a call for lack of rights."""
+    try:
+        call(**arguments)
+    except ClientError as error:
+        code = error.response["Error"]["Code"]
+        if code in ("NoSuchKey", "404"):
+            return False
+        assert code in ("AccessDenied", "403"), code
+        return True
+    return False
+
+
+@EACH
+def test_consumer_reads_only_its_buckets(s3: S3, consumer: str, bucket: str) -> None:
+    may = bucket in RIGHTS[consumer][0]
+    assert denied(s3(consumer).list_objects_v2, Bucket=bucket, MaxKeys=1) is not may
+    assert denied(s3(consumer).get_object, Bucket=bucket, Key="no-such-object") is not may
+
+
+@EACH
+def test_consumer_writes_only_its_buckets(s3: S3, unique: str, consumer: str, bucket: str) -> None:
+    may = bucket in RIGHTS[consumer][1]
+    assert denied(s3(consumer).put_object, Bucket=bucket, Key=f"{unique}/x", Body=b"x") is not may
+    if may:
+        s3(consumer).delete_object(Bucket=bucket, Key=f"{unique}/x")
+
+
+@pytest.mark.parametrize("consumer", RIGHTS)
+def test_consumer_makes_no_buckets(s3: S3, unique: str, consumer: str) -> None:
+    assert denied(s3(consumer).create_bucket, Bucket=unique)
+
+
+def test_old_versions_of_a_dataset_stay(s3: S3, unique: str) -> None:
+    pipelines = s3("pipelines")
+    key = f"{unique}/data.csv"
+    first = pipelines.put_object(Bucket="datasets", Key=key, Body=b"one")["VersionId"]
+    second = pipelines.put_object(Bucket="datasets", Key=key, Body=b"two")["VersionId"]
+    pipelines.delete_object(Bucket="datasets", Key=key)
+    for version, content in ((first, b"one"), (second, b"two")):
+        assert pipelines.get_object(Bucket="datasets", Key=key, VersionId=version)["Body"].read() == content
+        assert denied(pipelines.delete_object, Bucket="datasets", Key=key, VersionId=version)
+
+
+def test_strangers_get_nothing(s3_port: int) -> None:
+    with pytest.raises(ClientError, match=r"SignatureDoesNotMatch|InvalidAccessKeyId"):
+        store.client(s3_port, "admin", "minioadmin").list_buckets()
+    assert requests.get(f"http://127.0.0.1:{s3_port}/datasets", timeout=10).status_code == 403
+
+
+def test_root_is_used_by_nobody_else(cluster: Cluster) -> None:
+    users = {
+        pod["metadata"]["labels"]["app.kubernetes.io/component"]
+        for pod in cluster.pods()
+        if "'iml4e-minio'" in secrets_of(pod)
+    }
+    assert users == {"minio"}
+
+
+def secrets_of(pod: dict[str, Any]) -> str:
+    """Everything in a pod that names a Secret, as text to search."""
+    spec = pod["spec"]
+    sources = [variable.get("valueFrom", {}).get("secretKeyRef") for c in every(spec) for variable in c.get("env", [])]
+    sources += [source.get("secretRef") for container in every(spec) for source in container.get("envFrom", [])]
+    sources += [volume.get("secret") or volume.get("projected") for volume in spec.get("volumes", [])]
+    return str(sources)
+
+
+def every(spec: dict[str, Any]) -> list[dict[str, Any]]:
+    """All containers of a pod."""
+    return [*spec.get("initContainers", []), *spec["containers"]]

@@ -1,0 +1,217 @@
+"""The reference pipelines: from raw data to a prediction, and what they do with data and models that will not do."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from sklearn.datasets import load_wine
+
+from support import experiments, serving
+from support.k8s import Cluster
+from support.platform import FrontDoor, Model
+
+Result = dict[str, Any]
+BOTH = pytest.mark.parametrize("name", ["wine", "digits"])
+
+
+@pytest.fixture
+def result(request: pytest.FixtureRequest, name: str) -> Result:
+    """What a pipeline returned."""
+    return request.getfixturevalue({"wine": "tabular", "digits": "images"}[name])
+
+
+@pytest.fixture(scope="module")
+def environment(cluster: Cluster, front_door: FrontDoor, tabular: Result) -> Iterator[dict[str, str]]:
+    """Where things are for a run from here; the good run comes first, so that there is a champion to beat."""
+    with experiments.outside(cluster, front_door) as environment:
+        yield environment
+
+
+# --- a good run
+
+
+@BOTH
+def test_run_ends_with_a_served_champion(front_door: FrontDoor, result: Result, name: str) -> None:
+    assert result["deployed"] is True
+    assert result["gate"] == "passed"
+    assert result["metrics"]["accuracy"] >= 0.9
+    champion = front_door.mlflow.get_model_version_by_alias(name, "champion")
+    assert str(champion.version) == str(result["version"])
+    assert champion.current_stage == "Production"
+    assert champion.tags["status"] == "champion"
+
+
+@BOTH
+def test_run_knows_the_exact_data(front_door: FrontDoor, s3: Callable[[str], Any], result: Result, name: str) -> None:
+    dataset = result["dataset"]
+    stored = s3("pipelines").get_object(Bucket="datasets", Key=dataset["key"], VersionId=dataset["version"])
+    assert hashlib.sha256(stored["Body"].read()).hexdigest() == dataset["sha256"]
+    run = front_door.mlflow.get_run(result["run_id"])
+    assert run.data.tags["dataset"] == dataset["address"]
+    tracked = run.inputs.dataset_inputs[0].dataset
+    assert dataset["sha256"].startswith(tracked.digest)
+    assert dataset["version"] in tracked.source
+
+
+@BOTH
+def test_run_keeps_a_report_on_the_data(s3: Callable[[str], Any], result: Result, name: str) -> None:
+    assert report(s3, result["dataset"]["key"], result["dataset"]["version"])["valid"] is True
+
+
+@BOTH
+def test_served_version_is_the_champion(cluster: Cluster, front_door: FrontDoor, result: Result, name: str) -> None:
+    service = cluster.get(serving.SERVING, "InferenceService", name)
+    address = front_door.mlflow.get_model_version_download_uri(name, result["version"])
+    assert service["spec"]["predictor"]["model"]["storageUri"].endswith(address.split(":")[-1].strip("/"))
+    assert serving.is_ready(cluster, name)
+
+
+@BOTH
+def test_printed_line_makes_the_prediction(result: Result, name: str) -> None:
+    done = subprocess.run(result["curl"], shell=True, capture_output=True, text=True, timeout=30, check=True)
+    assert json.loads(done.stdout) == result["prediction"]
+
+
+# --- data that will not do
+
+CSV = load_wine(as_frame=True).frame
+
+
+def bad(column: str, value: Any, rows: int = 1) -> bytes:
+    """The wine data with a value in the first rows of a column."""
+    table = CSV.astype({column: object})
+    table.loc[: rows - 1, column] = value
+    return table.to_csv(index=False).encode()
+
+
+# what is wrong: (content of the file, what the sentence says); tests/unit has more of them, without a cluster
+UNFIT: dict[str, tuple[bytes, str]] = {
+    "a corrupt file": (b"\x89PNG\r\n\x1a\n\x00\xff\xfe" * 50, "is a CSV file"),
+    "a file cut off": (CSV.to_csv(index=False).encode() + b'13.2,"1.7', "is a CSV file"),
+    "a missing column": (CSV.drop(columns="alcohol").to_csv(index=False).encode(), "alcohol"),
+    "another schema": (bad("magnesium", "much"), "magnesium"),
+    "a flood of NaN": (bad("proline", None, rows=100), "proline"),
+}
+
+
+@pytest.fixture
+def untouched(
+    cluster: Cluster, front_door: FrontDoor, tabular: Result, wine: Model, bottle: dict[str, float]
+) -> Iterator[None]:
+    """Whatever happens in the test, the champion stays, and goes on answering."""
+
+    def state() -> tuple[Any, ...]:
+        champion = front_door.mlflow.get_model_version_by_alias("wine", "champion").version
+        service = cluster.get(serving.SERVING, "InferenceService", "wine")
+        return champion, service["spec"]["predictor"]["model"]["storageUri"], service["metadata"]["generation"]
+
+    before = state()
+    yield
+    assert state() == before
+    assert wine.predict([bottle]).ok
+
+
+def versions(front_door: FrontDoor, name: str) -> int:
+    """How many versions of a model are registered."""
+    return len(front_door.mlflow.search_model_versions(f"name='{name}'"))
+
+
+def report(s3: Callable[[str], Any], key: str, version: str) -> dict[str, Any]:
+    """The report on a version of a dataset."""
+    stored = s3("pipelines").get_object(Bucket="pipelines", Key=f"reports/{key}/{version}.json")
+    return json.loads(stored["Body"].read())
+
+
+@pytest.mark.usefixtures("untouched")
+@pytest.mark.parametrize("what", UNFIT)
+def test_unfit_data_stops_the_run_with_a_report(
+    front_door: FrontDoor, s3: Callable[[str], Any], environment: dict[str, str], unique: str, what: str
+) -> None:
+    content, says = UNFIT[what]
+    key, before = f"{unique}/wine.csv", versions(front_door, "wine")
+    version = s3("pipelines").put_object(Bucket="datasets", Key=key, Body=content)["VersionId"]
+    outcome = experiments.run("tabular", environment, dataset_key=key, dataset_version=version)
+    assert outcome.code == 1
+    assert "Step validate failed: the data cannot be used" in outcome.said
+    assert says in outcome.said
+    kept = report(s3, key, version)
+    assert kept["valid"] is False
+    assert kept["problems"]
+    assert versions(front_door, "wine") == before
+
+
+@pytest.mark.usefixtures("untouched")
+@pytest.mark.parametrize(
+    ("parameters", "says"),
+    [
+        (
+            {"dataset_key": "wine/wine.csv", "dataset_version": "00000000-0000-0000-0000-000000000000"},
+            "cannot read version",
+        ),
+        ({"dataset_key": "no/such/file.csv"}, "cannot read no/such/file.csv"),
+    ],
+    ids=["unknown version", "unknown key"],
+)
+def test_unknown_data_stops_the_run(environment: dict[str, str], parameters: dict[str, str], says: str) -> None:
+    outcome = experiments.run("tabular", environment, **parameters)
+    assert outcome.code == 1
+    assert f"Step onboard failed: {says}" in outcome.said
+
+
+def test_a_truncated_image_stops_the_run(
+    s3: Callable[[str], Any], environment: dict[str, str], images: Result, unique: str
+) -> None:
+    store, dataset = s3("pipelines"), images["dataset"]
+    manifest = store.get_object(Bucket="datasets", Key=dataset["key"], VersionId=dataset["version"])["Body"].read()
+    rows = list(csv.DictReader(io.StringIO(manifest.decode())))[:300]
+    whole = store.get_object(Bucket="datasets", Key=rows[0]["key"], VersionId=rows[0]["version"])["Body"].read()
+    cut = whole[: len(whole) // 2]
+    stored = store.put_object(Bucket="datasets", Key=f"{unique}/cut.png", Body=cut)
+    rows[0] |= {"key": f"{unique}/cut.png", "version": stored["VersionId"], "sha256": hashlib.sha256(cut).hexdigest()}
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    store.put_object(Bucket="datasets", Key=f"{unique}/manifest.csv", Body=text.getvalue().encode())
+    outcome = experiments.run("images", environment, dataset_key=f"{unique}/manifest.csv")
+    assert outcome.code == 1
+    assert "Step validate failed: the data cannot be used" in outcome.said
+    assert f"{unique}/cut.png" in outcome.said
+
+
+# --- a model that will not do
+
+
+@pytest.mark.usefixtures("untouched")
+def test_a_model_below_the_gate_is_registered_as_rejected_and_not_deployed(
+    front_door: FrontDoor, environment: dict[str, str]
+) -> None:
+    outcome = experiments.run("tabular", environment, regularization=1e-6)
+    assert outcome.code == 0, outcome.said
+    assert outcome.result["gate"] == "rejected"
+    assert outcome.result["deployed"] is False
+    version = front_door.mlflow.get_model_version("wine", outcome.result["version"])
+    assert version.tags["status"] == "rejected"
+    assert "below" in version.tags["gate_reason"]
+    assert version.current_stage == "None"
+    assert not version.aliases
+
+
+@pytest.mark.usefixtures("untouched")
+def test_a_wrong_parameter_is_told_before_anything_runs(environment: dict[str, str]) -> None:
+    outcome = experiments.run("tabular", environment, flour=0.9)
+    assert outcome.code == 2
+    assert "floor" in outcome.said
+
+
+def test_the_same_data_keeps_its_version(s3: Callable[[str], Any], tabular: Result) -> None:
+    """Onboarding the same file twice makes one version: this is at least the second time, or the very first."""
+    listed = s3("pipelines").list_object_versions(Bucket="datasets", Prefix="wine/wine.csv")["Versions"]
+    assert len({version["ETag"] for version in listed}) == len(listed)

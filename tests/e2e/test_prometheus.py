@@ -1,0 +1,61 @@
+"""Prometheus: every part and every model is watched, and what they do shows up."""
+
+from __future__ import annotations
+
+import pytest
+
+from support.components import COMPONENTS, Component
+from support.k8s import Cluster
+from support.platform import FrontDoor, Model
+
+
+@pytest.mark.parametrize("component", [c for c in COMPONENTS if c.metrics], ids=lambda component: component.name)
+def test_part_is_scraped(cluster: Cluster, front_door: FrontDoor, component: Component) -> None:
+    up = f'up{{job="{component.job}",component="{component.name}"}}'
+
+    def values() -> list[float]:
+        return [value for _, value in front_door.query(up)]
+
+    assert cluster.wait(f"{up} to be 1", lambda: values() and all(value == 1 for value in values()), 90)
+
+
+def test_model_is_scraped(cluster: Cluster, front_door: FrontDoor, wine: Model) -> None:
+    up = f'up{{job="models",namespace="{wine.namespace}",inferenceservice="{wine.name}"}}'
+    cluster.wait(f"{up} to be 1", lambda: any(value == 1 for _, value in front_door.query(up)), 90)
+
+
+def test_no_target_is_down(cluster: Cluster, front_door: FrontDoor) -> None:
+    def down() -> list[str]:
+        return [f"{t['labels']} {t['lastError']}" for t in front_door.targets() if t["health"] != "up"]
+
+    cluster.wait("all targets to be up", lambda: not down(), 90)
+
+
+@pytest.mark.parametrize(
+    "counter",
+    [
+        'sum(model_server_requests_total{model="wine",protocol="v1",code="200"})',
+        'sum(model_server_request_duration_seconds_count{model="wine"})',
+        'sum(traefik_service_requests_total{code="200",service=~".*wine.*"})',
+    ],
+    ids=["the model's own", "the model's histogram", "the front door's"],
+)
+def test_counter_moves_with_predictions(
+    cluster: Cluster, front_door: FrontDoor, wine: Model, bottle: dict[str, float], counter: str
+) -> None:
+    def value() -> float:
+        return sum(value for _, value in front_door.query(counter))
+
+    before = value()
+    for _ in range(5):
+        assert wine.predict([bottle]).ok
+    cluster.wait(f"{counter} to grow by 5", lambda: value() >= before + 5, 90, pause=3)
+
+
+def test_rules_are_loaded_and_healthy(front_door: FrontDoor) -> None:
+    groups = front_door.get("/prometheus/api/v1/rules").json()["data"]["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    assert {rule["type"] for rule in rules} == {"alerting", "recording"}
+    assert [
+        f"{rule['name']}: {rule.get('lastError')}" for rule in rules if rule["health"] not in ("ok", "unknown")
+    ] == []

@@ -1,0 +1,79 @@
+"""What is special about the object store."""
+
+from __future__ import annotations
+
+import base64
+import json
+
+import pytest
+
+from support.helm import render
+from support.objects import Object, find, of_kind, pod_makers, pod_template, references
+
+BUCKETS = {"datasets", "mlflow", "pipelines"}
+RIGHTS = {"mlflow": {"mlflow": "rw"}, "pipelines": {"datasets": "rw", "pipelines": "rw"}, "models": {"mlflow": "ro"}}
+
+
+def setup(*values: Object) -> dict[str, str]:
+    """What the set-up Job is given."""
+    return find(render("laptop", *values), "ConfigMap", "iml4e-minio-setup")["data"]
+
+
+@pytest.mark.parametrize("consumer", RIGHTS)
+def test_consumer_has_a_key_and_a_policy_of_its_own(consumer: str) -> None:
+    keys = find(render("laptop"), "Secret", f"iml4e-s3-{consumer}")["data"]
+    assert base64.b64decode(keys["AWS_ACCESS_KEY_ID"]).decode() == consumer
+    assert len(base64.b64decode(keys["AWS_SECRET_ACCESS_KEY"])) >= 32
+    policy = json.loads(setup()[f"policy-{consumer}.json"])
+    named = {
+        resource.removeprefix("arn:aws:s3:::").split("/")[0] for s in policy["Statement"] for resource in s["Resource"]
+    }
+    assert named == set(RIGHTS[consumer])
+
+
+@pytest.mark.parametrize("consumer", RIGHTS)
+def test_only_writers_may_write_and_nobody_forgets_a_version(consumer: str) -> None:
+    statements = json.loads(setup()[f"policy-{consumer}.json"])["Statement"]
+    allowed = {action for statement in statements if statement["Effect"] == "Allow" for action in statement["Action"]}
+    denied = {action for statement in statements if statement["Effect"] == "Deny" for action in statement["Action"]}
+    writes = "rw" in RIGHTS[consumer].values()
+    assert ("s3:PutObject" in allowed) == ("s3:DeleteObject" in allowed) == writes
+    assert not allowed & {"s3:*", "s3:DeleteObjectVersion", "s3:PutBucketPolicy", "s3:PutBucketVersioning"}
+    # MinIO takes DeleteObject for leave to delete versions, unless that is denied
+    assert ("s3:DeleteObjectVersion" in denied) == writes
+
+
+def test_buckets_bear_the_names_that_others_use() -> None:
+    buckets = {"datasets": "a-datasets", "mlflow": "a-mlflow", "pipelines": "a-pipelines"}
+    plan = setup({"global": {"s3": {"buckets": buckets}}})["plan.sh"].splitlines()
+    assert {"bucket a-datasets versioned", "bucket a-mlflow", "bucket a-pipelines"} <= set(plan)
+
+
+def test_root_key_is_used_by_the_store_and_its_set_up_only() -> None:
+    users = {
+        maker["metadata"]["name"]
+        for maker in pod_makers(render("laptop"))
+        if ("Secret", "iml4e-minio") in {(kind, name) for kind, name, _ in references(maker)}
+    }
+    assert {name.partition("-setup-")[0] for name in users} == {"iml4e-minio"}
+
+
+def test_set_up_is_no_hook() -> None:
+    """`helm install --wait` would wait for pods that wait for buckets, and run the hook only then."""
+    jobs = of_kind(render("laptop"), "Job")
+    assert [job["metadata"]["name"].startswith("iml4e-minio-setup-1-") for job in jobs] == [True]
+    assert not any("helm.sh/hook" in (job["metadata"].get("annotations") or {}) for job in jobs)
+
+
+def test_set_up_has_another_name_when_its_plan_changes() -> None:
+    """The pod template of a Job cannot be changed."""
+    name = of_kind(render("laptop"), "Job")[0]["metadata"]["name"]
+    other = {"global": {"s3": {"buckets": {"datasets": "d", "mlflow": "m", "pipelines": "p"}}}}
+    assert of_kind(render("laptop", other), "Job")[0]["metadata"]["name"] != name
+
+
+def test_an_existing_root_secret_replaces_the_generated_one() -> None:
+    objects = render("laptop", {"minio": {"existingSecret": "my-root"}})
+    assert "iml4e-minio" not in {secret["metadata"]["name"] for secret in of_kind(objects, "Secret")}
+    store = pod_template(find(objects, "StatefulSet", "iml4e-minio"))["spec"]["containers"][0]
+    assert {v["valueFrom"]["secretKeyRef"]["name"] for v in store["env"] if "valueFrom" in v} == {"my-root"}

@@ -1,0 +1,192 @@
+"""What every container of the release keeps to. Whoever may do otherwise stands in a table, with the reason."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from support.components import COMPONENTS, Component
+from support.helm import profiles, render
+from support.objects import (
+    Container,
+    containers,
+    find,
+    kind_and_name,
+    of_kind,
+    pod_makers,
+    pod_template,
+    serving_runtimes,
+)
+from support.pod_security import violations
+
+ALL = {}
+"""One of each: profiles often agree, and saying it once is enough."""
+for _profile in profiles():
+    for _container in containers(render(_profile)):
+        ALL.setdefault(json.dumps([_container.owner, _container.spec, _container.pod]), (_profile, _container))
+CONTAINERS = [pytest.param(container, id=f"{profile} {container.name}") for profile, container in ALL.values()]
+MAIN = [
+    param
+    for param in CONTAINERS
+    if not param.values[0].init and not param.values[0].owner.startswith(("Job/", "CronJob/"))
+]
+
+# Kind/name container: why it may
+NO_PROBE: dict[str, str] = {}
+WRITABLE_ROOT: dict[str, str] = {}
+# Kind/name: why its pods talk to the API server
+USES_THE_API = {
+    "Deployment/iml4e-gateway": "reads Gateways and HTTPRoutes",
+    "Deployment/iml4e-kserve": "is a controller",
+    "StatefulSet/iml4e-prometheus": "discovers what to scrape",
+}
+# parts that serve only what people ask of them may be stopped by a liveness probe only where upstream has one
+NO_LIVENESS: dict[str, str] = {}
+
+
+@pytest.mark.parametrize("profile", profiles())
+def test_restricted_pod_security_admits_every_pod(profile: str) -> None:
+    pods = [(maker, pod_template(maker)["spec"]) for maker in pod_makers(render(profile))]
+    pods += [(runtime, runtime["spec"]) for runtime in serving_runtimes(render(profile))]
+    assert [f"{kind_and_name(maker)}: {sentence}" for maker, pod in pods for sentence in violations(pod)] == []
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_user_is_a_number(container: Container) -> None:
+    """An image whose user is a name cannot be checked by runAsNonRoot."""
+    context = {**(container.pod.get("securityContext") or {}), **(container.spec.get("securityContext") or {})}
+    assert context["runAsUser"] > 0
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_image_is_pinned(container: Container) -> None:
+    name, _, tag = container.spec["image"].rpartition(":")
+    assert name.count("/") >= 1
+    assert "." in name.split("/")[0], "an image names its registry"
+    assert tag not in ("", "latest")
+    assert any(letter.isdigit() for letter in tag)
+    assert container.spec.get("imagePullPolicy") == "IfNotPresent"
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_resources_are_asked_for_and_memory_is_bounded(container: Container) -> None:
+    resources = container.spec["resources"]
+    assert {"cpu", "memory"} <= resources["requests"].keys()
+    assert "memory" in resources["limits"]
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_root_file_system_is_read_only(container: Container) -> None:
+    if reason := WRITABLE_ROOT.get(container.name):
+        pytest.skip(reason)
+    assert container.spec["securityContext"]["readOnlyRootFilesystem"] is True
+
+
+@pytest.mark.parametrize("container", MAIN)
+def test_readiness_is_probed(container: Container) -> None:
+    if reason := NO_PROBE.get(container.name):
+        pytest.skip(reason)
+    assert container.spec["readinessProbe"]
+
+
+@pytest.mark.parametrize("container", [param for param in MAIN if "ServingRuntime" not in param.values[0].owner])
+def test_liveness_is_probed(container: Container) -> None:
+    if reason := NO_LIVENESS.get(container.name):
+        pytest.skip(reason)
+    assert container.spec["livenessProbe"]
+
+
+@pytest.mark.parametrize("container", MAIN)
+def test_probes_ask_a_port_that_the_container_opens(container: Container) -> None:
+    ports = {port["containerPort"] for port in container.spec.get("ports", [])}
+    ports |= {port["name"] for port in container.spec.get("ports", []) if "name" in port}
+    for probe in ("readinessProbe", "livenessProbe", "startupProbe"):
+        handler = container.spec.get(probe) or {}
+        for action in (handler.get("httpGet"), handler.get("tcpSocket")):
+            assert not action or action["port"] in ports, probe
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_mounts_are_volumes_of_the_pod(container: Container) -> None:
+    if "ServingRuntime" in container.owner:
+        pytest.skip("KServe adds the volumes of a model")
+    volumes = {volume["name"] for volume in container.pod.get("volumes", [])} | claims_of(container.owner)
+    assert {mount["name"] for mount in container.spec.get("volumeMounts", [])} <= volumes
+
+
+def claims_of(owner: str) -> set[str]:
+    """Names of the volumes that a StatefulSet claims."""
+    kind, name = owner.split("/")
+    sets = [
+        found for profile in profiles() for found in of_kind(render(profile), kind) if found["metadata"]["name"] == name
+    ]
+    return {claim["metadata"]["name"] for found in sets for claim in found["spec"].get("volumeClaimTemplates", [])}
+
+
+@pytest.mark.parametrize("profile", profiles())
+def test_only_who_uses_the_api_gets_a_token(profile: str) -> None:
+    with_token = {
+        kind_and_name(maker)
+        for maker in pod_makers(render(profile))
+        if pod_template(maker)["spec"].get("automountServiceAccountToken") is not False
+    }
+    assert with_token <= set(USES_THE_API)
+
+
+@pytest.mark.parametrize("profile", profiles())
+def test_every_pod_has_an_account_of_its_own_part(profile: str) -> None:
+    for maker in pod_makers(render(profile)):
+        assert pod_template(maker)["spec"].get("serviceAccountName", "default") != "default", kind_and_name(maker)
+    for account in of_kind(render(profile), "ServiceAccount"):
+        assert account.get("automountServiceAccountToken") is False, kind_and_name(account)
+
+
+def test_registry_override_reaches_every_image() -> None:
+    values = {"global": {"imageRegistry": "registry.example.com:5000"}}
+    for container in containers(render("laptop", values)):
+        assert container.spec["image"].startswith("registry.example.com:5000/"), container.name
+    configuration = find(render("laptop", values), "ConfigMap", "inferenceservice-config")
+    storage_initializer = json.loads(configuration["data"]["storageInitializer"])
+    assert storage_initializer["image"].startswith("registry.example.com:5000/")
+
+
+def test_pull_secrets_reach_every_pod() -> None:
+    values = {"global": {"imagePullSecrets": [{"name": "registry-key"}]}}
+    for maker in pod_makers(render("laptop", values)):
+        assert pod_template(maker)["spec"].get("imagePullSecrets") == [{"name": "registry-key"}], kind_and_name(maker)
+
+
+@pytest.mark.parametrize("component", COMPONENTS, ids=lambda component: component.name)
+def test_workload_is_what_the_table_says(component: Component) -> None:
+    workload = find(render("laptop"), component.kind, component.fullname)
+    claims = workload["spec"].get("volumeClaimTemplates", [])
+    assert bool(claims) == component.storage
+    for suffix, ports in component.services.items():
+        service = find(render("laptop"), "Service", f"iml4e-{suffix}")
+        assert set(ports) <= {port["port"] for port in service["spec"]["ports"]}
+
+
+@pytest.mark.parametrize("component", [c for c in COMPONENTS if c.storage], ids=lambda component: component.name)
+def test_storage_class_reaches_every_volume(component: Component) -> None:
+    workload = find(render("laptop", {"global": {"storageClass": "fast"}}), component.kind, component.fullname)
+    assert {claim["spec"]["storageClassName"] for claim in workload["spec"]["volumeClaimTemplates"]} == {"fast"}
+
+
+@pytest.mark.parametrize(
+    "component", [c for c in COMPONENTS if c.job == "parts" and c.metrics], ids=lambda component: component.name
+)
+def test_pods_say_where_their_metrics_are(component: Component) -> None:
+    notes = pod_template(find(render("laptop"), component.kind, component.fullname))["metadata"]["annotations"]
+    port, path = component.metrics
+    assert notes["prometheus.io/scrape"] == "true"
+    assert (notes["prometheus.io/port"], notes["prometheus.io/path"]) == (str(port), path)
+    opened = {p["containerPort"] for c in containers([find(render("laptop"), component.kind, component.fullname)]) for p in c.spec.get("ports", [])}  # fmt: skip
+    assert port in opened
+
+
+def test_exemptions_name_containers_that_exist() -> None:
+    names = {param.values[0].name for param in CONTAINERS}
+    owners: set[str] = {param.values[0].owner for param in CONTAINERS}
+    assert {*NO_PROBE, *WRITABLE_ROOT, *NO_LIVENESS} <= names
+    assert set(USES_THE_API) <= owners

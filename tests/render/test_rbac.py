@@ -1,0 +1,69 @@
+"""Least rights: no wildcard, no way to more rights, and cluster-wide ones only for controllers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from support.helm import RELEASE, profiles, render
+from support.objects import Object, find, kind_and_name, of_kind
+
+ROLES = [
+    pytest.param(role, id=f"{profile} {kind_and_name(role)}")
+    for profile in profiles()
+    for role in of_kind(render(profile), "Role", "ClusterRole")
+]
+WRITE = {"create", "update", "patch", "delete", "deletecollection"}
+
+
+def rules(role: Object) -> Iterator[Object]:
+    """Rules of a role; one that only aggregates has none."""
+    yield from role.get("rules") or []
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_no_wildcard(role: Object) -> None:
+    for rule in rules(role):
+        assert "*" not in [*rule["verbs"], *rule.get("resources", []), *rule.get("apiGroups", [])]
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_no_way_to_more_rights(role: Object) -> None:
+    for rule in rules(role):
+        assert not {"escalate", "bind", "impersonate"} & set(rule["verbs"])
+        if "rbac.authorization.k8s.io" in rule.get("apiGroups", []):
+            assert not WRITE & set(rule["verbs"])
+        assert not {"pods/exec", "pods/attach", "serviceaccounts/token", "nodes/proxy"} & set(rule.get("resources", []))
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_secrets_are_not_written_or_listed(role: Object) -> None:
+    for rule in rules(role):
+        if "secrets" in rule.get("resources", []):
+            if reason := LISTS_SECRETS.get(kind_and_name(role)):
+                assert not WRITE & set(rule["verbs"]), reason
+            else:
+                assert set(rule["verbs"]) <= {"get"}
+
+
+# Kind/name: why it may read Secrets that it cannot name
+LISTS_SECRETS = {"ClusterRole/iml4e-gateway": "watches the certificates of listeners, and routes nothing without that"}
+
+
+@pytest.mark.parametrize("profile", profiles())
+def test_nobody_is_bound_to_a_role_of_the_cluster_itself(profile: str) -> None:
+    for binding in of_kind(render(profile), "RoleBinding", "ClusterRoleBinding"):
+        assert binding["roleRef"]["name"].startswith(RELEASE), kind_and_name(binding)
+        assert all(subject["kind"] == "ServiceAccount" for subject in binding["subjects"]), kind_and_name(binding)
+
+
+def test_pipeline_steps_may_only_deploy_models() -> None:
+    role = find(render("laptop"), "Role", f"{RELEASE}-runner")
+    may = {(group, resource) for rule in role["rules"] for group in rule["apiGroups"] for resource in rule["resources"]}
+    assert may == {("serving.kserve.io", "inferenceservices"), ("gateway.networking.k8s.io", "httproutes")}
+    assert of_kind(render("laptop"), "ClusterRoleBinding") == [
+        binding
+        for binding in of_kind(render("laptop"), "ClusterRoleBinding")
+        if binding["subjects"][0]["name"] != f"{RELEASE}-runner"
+    ]

@@ -1,0 +1,22 @@
+"""What objects refer to is there: Secrets, ConfigMaps, accounts, claims, Services and their ports, roles, gateways."""
+
+from __future__ import annotations
+
+import pytest
+
+from support.helm import profiles, render
+from support.wiring import dangling
+
+
+@pytest.mark.parametrize("profile", profiles())
+def test_every_reference_leads_somewhere(profile: str) -> None:
+    assert dangling(render(profile)) == []
+
+
+def test_every_reference_leads_somewhere_under_another_public_address() -> None:
+    assert dangling(render("laptop", {"global": {"publicUrl": "https://ml.example.com"}})) == []
+
+
+def test_nothing_still_points_at_the_old_public_address() -> None:
+    values = {"global": {"publicUrl": "https://ml.example.com"}}
+    assert [thing["metadata"]["name"] for thing in render("laptop", values) if "localhost:30080" in str(thing)] == []

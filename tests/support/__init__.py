@@ -1,0 +1,1 @@
+"""What the suites share: helm (the one door to it), the component table, objects, the cluster and its services."""

@@ -1,0 +1,69 @@
+"""Running the reference pipelines: `demo` as people do, in a pod; `run` from here, with data made to fail."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from support.helm import NAMESPACE, RELEASE, REPO
+from support.k8s import Cluster
+from support.platform import FrontDoor
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: its result, or the sentence that it ended with."""
+
+    code: int
+    said: str
+    result: dict[str, Any]
+
+
+def _last_json(text: str) -> dict[str, Any]:
+    """The JSON object that ends a run's output."""
+    start = text.rfind("\n{\n") + 1
+    return json.loads(text[start:]) if text[start:].startswith("{") else {}
+
+
+def demo(pipeline: str) -> dict[str, Any]:
+    """Run a reference pipeline in a pod of the cluster, by the script that `make demo` calls."""
+    command = [REPO / "scripts" / "demo", pipeline, "--json", "--release", RELEASE, "--namespace", NAMESPACE]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return _last_json("\n" + done.stdout)
+
+
+@contextlib.contextmanager
+def outside(cluster: Cluster, front_door: FrontDoor) -> Iterator[dict[str, str]]:
+    """The environment of a step, with addresses that lead into the cluster from this machine."""
+    environment = cluster.core.read_namespaced_config_map(f"{RELEASE}-runner", NAMESPACE).data
+    with cluster.port_forward(f"service/{RELEASE}-minio", 9000) as port:
+        yield {
+            **environment,
+            **cluster.secret(f"{RELEASE}-s3-pipelines"),
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+            "MLFLOW_TRACKING_URI": f"{front_door.url}/mlflow",
+            "GATEWAY_URL": front_door.url,
+            "KUBECONFIG": str(cluster.config),
+        }
+
+
+def run(pipeline: str, environment: dict[str, str], **parameters: Any) -> Outcome:
+    """Run a reference pipeline from here, with parameters of its own."""
+    words = [word for name, value in parameters.items() for word in ("--param", f"{name}={value}")]
+    done = subprocess.run(
+        [sys.executable, "-m", "pipelines.run", pipeline, *words],
+        cwd=REPO,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    return Outcome(done.returncode, done.stderr, _last_json("\n" + done.stdout) if done.returncode == 0 else {})

@@ -1,0 +1,143 @@
+"""The one door to helm: render, lint, install and upgrade see the very same profiles, whichever suite asks."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+REPO = Path(__file__).resolve().parents[2]
+CHART = REPO / "charts" / "iml4e"
+VALUES = REPO / "values"
+RELEASE = "iml4e"
+NAMESPACE = "iml4e"
+
+# libyaml where the wheel has it: the CRDs are large
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+# A profile is a file in values/, or a pile of them: bare-machine only says what differs from laptop.
+ON_TOP_OF = {"bare-machine": "laptop"}
+
+
+class HelmError(Exception):
+    """Helm refused; the text is what it told the user."""
+
+
+def profiles() -> list[str]:
+    """Names of all profiles; `default` is the chart as it stands."""
+    return ["default", *sorted(path.stem for path in VALUES.glob("*.yaml"))]
+
+
+def profile_files(profile: str) -> list[Path]:
+    """The values files of a profile, in the order in which helm takes them."""
+    if profile == "default":
+        return []
+    below = profile_files(ON_TOP_OF[profile]) if profile in ON_TOP_OF else []
+    return [*below, VALUES / f"{profile}.yaml"]
+
+
+def subcharts() -> list[Path]:
+    """Folders of the subcharts that are in the tree."""
+    return sorted(path.parent for path in CHART.glob("charts/*/Chart.yaml"))
+
+
+def helm(*arguments: str | Path, timeout: float = 120) -> str:
+    """Run helm and return what it printed; a failure becomes a HelmError with helm's own words."""
+    binary = os.environ.get("HELM") or shutil.which("helm")
+    if not binary:
+        raise HelmError("No helm found: run this through make, or set HELM to its path.")
+    done = subprocess.run([binary, *map(str, arguments)], capture_output=True, text=True, timeout=timeout, check=False)
+    if done.returncode:
+        raise HelmError(done.stderr.strip() or done.stdout.strip())
+    return done.stdout
+
+
+def _with_values(arguments: list[str | Path], files: Sequence[Path], values: Mapping[str, Any] | None) -> str:
+    """Run helm with values files and, last, the given values: through a file, so that types survive."""
+    flags: list[str | Path] = [flag for file in files for flag in ("--values", file)]
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as overrides:
+        if values:
+            json.dump(values, overrides)
+            overrides.flush()
+            flags += ["--values", overrides.name]
+        return helm(*arguments, *flags, timeout=600)
+
+
+@functools.lru_cache(maxsize=256)
+def _render(chart: Path, profile: str, values: str, options: tuple[str, ...], fresh: int) -> str:
+    arguments: list[str | Path] = ["template", RELEASE, chart, "--namespace", NAMESPACE, *options]
+    return _with_values(arguments, profile_files(profile), json.loads(values))
+
+
+def render_text(
+    profile: str = "default",
+    values: Mapping[str, Any] | None = None,
+    *,
+    chart: Path = CHART,
+    options: Sequence[str] = (),
+    fresh: int = 0,
+) -> str:
+    """The rendered YAML. Cached per input, as one render serves a hundred tests; another `fresh` renders anew."""
+    return _render(chart, profile, json.dumps(values or {}, sort_keys=True), tuple(options), fresh)
+
+
+@functools.lru_cache(maxsize=256)
+def _objects(text: str) -> tuple[dict[str, Any], ...]:
+    return tuple(document for document in yaml.load_all(text, Loader=LOADER) if document)
+
+
+def render(
+    profile: str = "default",
+    values: Mapping[str, Any] | None = None,
+    *,
+    chart: Path = CHART,
+    options: Sequence[str] = (),
+    fresh: int = 0,
+) -> tuple[dict[str, Any], ...]:
+    """The rendered objects, without those of crds/ folders. Tests share them: read them, never change them."""
+    return _objects(render_text(profile, values, chart=chart, options=options, fresh=fresh))
+
+
+def custom_resource_definitions() -> tuple[dict[str, Any], ...]:
+    """The CRDs that helm installs from crds/ folders: megabytes, so only who needs them waits for them."""
+    return tuple(crd for path in sorted(CHART.rglob("crds/*.yaml")) for crd in _objects(path.read_text()))
+
+
+def lint(profile: str = "default", *, chart: Path = CHART) -> str:
+    """Lint a chart, its subcharts too, under a profile."""
+    return _with_values(["lint", chart, "--strict", "--with-subcharts"], profile_files(profile), None)
+
+
+def upgrade(values: Mapping[str, Any], *, timeout: str = "300s") -> str:
+    """Upgrade the live release: what it was installed with, and the given values on top; wait until it is Ready."""
+    options = ("--reset-then-reuse-values", "--wait", "--timeout", timeout)
+    return _with_values(["upgrade", RELEASE, CHART, "--namespace", NAMESPACE, *options], [], values)
+
+
+def rollback(to: int) -> None:
+    """Bring the live release back to a revision, and wait until it is Ready."""
+    helm("rollback", RELEASE, str(to), "--namespace", NAMESPACE, "--wait", "--timeout", "300s", timeout=600)
+
+
+def release_values() -> dict[str, Any]:
+    """All values of the live release, defaults included."""
+    return json.loads(helm("get", "values", RELEASE, "--namespace", NAMESPACE, "--all", "--output", "json"))
+
+
+def release_objects() -> tuple[dict[str, Any], ...]:
+    """The objects of the live release, as helm rendered them."""
+    return _objects(helm("get", "manifest", RELEASE, "--namespace", NAMESPACE))
+
+
+def revision() -> int:
+    """Revision of the live release."""
+    history = json.loads(helm("history", RELEASE, "--namespace", NAMESPACE, "--output", "json"))
+    return max(int(entry["revision"]) for entry in history)
