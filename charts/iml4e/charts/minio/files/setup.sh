@@ -36,6 +36,12 @@ bucket() {
     say "bucket $1${2:+, $2}"
 }
 
+# replaces the rules that a bucket has
+retention() {
+    reason=$(mc ilm rule import "store/$1" <"/setup/lifecycle-$1.json" 2>&1) || fail "cannot set the retention of bucket $1. $reason"
+    say "retention of bucket $1"
+}
+
 consumer() {
     policy="consumer-$1"
     access_key=$(cat "/keys/$1/AWS_ACCESS_KEY_ID")
