@@ -156,10 +156,12 @@ def summary(steps: Steps, arguments: dict[str, Any]) -> dict[str, Any]:
     """Collect what a person or a test wants to know of a finished run."""
     of = steps.outputs
     checked = of.get("check", {})
+    run_id = of["train"]["run_id"]
     return {
         "parameters": arguments,
         "dataset": of["onboard"],
-        "run_id": of["train"]["run_id"],
+        "run_id": run_id,
+        "run": f"{os.environ.get('PUBLIC_URL', '')}/mlflow/#/experiments/{of['train']['experiment_id']}/runs/{run_id}",
         "metrics": {name: of["evaluate"][name] for name in ("accuracy", "f1")},
         "gate": of["evaluate"]["gate"],
         "reason": of["evaluate"]["reason"],
@@ -180,7 +182,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--engine", choices=["local"], default="local", help="kfp.local, in this environment")
     parser.add_argument("--param", action="append", default=[], metavar="NAME=VALUE", help="a pipeline parameter")
     args = parser.parse_args(argv)
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    # MLflow tells of an address that only pods reach, of waiting, and of a missing pip; pandera of its future.
+    quiet = {
+        "PYTHONWARNINGS": "ignore::FutureWarning",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "MLFLOW_LOGGING_LEVEL": "ERROR",
+    }
+    for name, value in {"MLFLOW_DISABLE_TELEMETRY": "true", **quiet}.items():
+        os.environ.setdefault(name, value)
     pipeline = importlib.import_module(f"pipelines.{args.pipeline}.pipeline").pipeline
     try:
         arguments = parameters(pipeline, args.param)

@@ -35,6 +35,7 @@ def configured(task: dsl.PipelineTask) -> dsl.PipelineTask:
 
     Steps act on MLflow, S3 and the cluster: an earlier run's result says nothing about what is there now.
     """
-    kubernetes.use_config_map_as_env(task, f"{RELEASE}-runner", {name: name for name in CONFIG})
+    # optional: without an endpoint of its own the release uses Amazon's
+    kubernetes.use_config_map_as_env(task, f"{RELEASE}-runner", {name: name for name in CONFIG}, optional=True)
     kubernetes.use_secret_as_env(task, f"{RELEASE}-s3-pipelines", {name: name for name in SECRETS})
     return task.set_caching_options(False).set_memory_request("256Mi").set_memory_limit("1Gi")

@@ -169,10 +169,10 @@ def validate(
             "form": pa.Column(str, pa.Check.isin(["PNG L 8x8", ""])),  # empty: does not decode, told already
         },
         checks=[
-            pa.Check(lambda table: len(table) >= 200, error="at least 200 images"),
+            pa.Check(lambda table: len(table) >= 200, error="needs at least 200 images"),
             pa.Check(
                 lambda table: table["label"].value_counts().reindex(range(10), fill_value=0).min() >= 10,
-                error="at least 10 images of each digit",
+                error="needs at least 10 images of each digit",
             ),
         ],
     )
@@ -196,12 +196,23 @@ def validate(
     try:
         table = schema.validate(table, lazy=True)
     except pa.errors.SchemaErrors as error:
+        plain = {
+            "column_in_dataframe": "missing column",
+            "column_in_schema": "unknown column",
+            "not_nullable": "no value",
+            "coerce_dtype": "wrong type",
+            "field_uniqueness": "not unique",
+        }
         cases = error.failure_cases.fillna({"column": ""})
         for (column, check), group in cases.groupby(["column", "check"], sort=False):
-            index = group["index"].iloc[0]
-            example = "" if pd.isna(index) else f"{table['key'][index]}: "
-            example += str(group["failure_case"].iloc[0])
+            index, case = group[["index", "failure_case"]].iloc[0]
+            example = "" if check.startswith("needs") else f"{table['key'][index]}: {case}"
+            check = plain.get(check.split("(")[0], check)
             problems.append({"column": column, "check": check, "cases": len(group), "example": example})
+        mistyped = {problem["column"] for problem in problems if problem["check"] == "wrong type"}
+        # Other findings in a column of the wrong type follow from that, those about the whole from the rest.
+        problems = [p for p in problems if p["check"] == "wrong type" or p["column"] not in mistyped]
+        problems.sort(key=lambda problem: problem["example"] == "")
 
     labels = table["label"].value_counts().sort_index().to_dict()
     summary = {"dataset": address, "valid": not problems, "rows": len(table), "problems": problems, "labels": labels}
@@ -215,11 +226,9 @@ def validate(
         place = f"s3://{bucket}/{key}"
     if problems:
         first = problems[0]
-        of = f"column {first['column']!r}, " if first["column"] else ""
-        raise ValueError(
-            f"the data cannot be used, {len(problems)} problem(s), first: {of}{first['check']}, {first['cases']} case(s), "
-            f"such as {first['example']}; all are in {place}"
-        )
+        what = f"{first['column']!r}: {first['check']}" if first["column"] else first["check"]
+        cases = f", {first['cases']} case(s), such as {first['example']}" if first["example"] else ""
+        raise ValueError(f"the data cannot be used, {len(problems)} problem(s), first: {what}{cases}; see {place}")
     print(f"{len(table)} images are fit for use; report: {place}")
     return len(table)
 
@@ -273,7 +282,7 @@ def train(
     sha256: str,
     model_name: str,
     regularization: float,
-) -> NamedTuple("Trained", [("run_id", str), ("model_uri", str)]):
+) -> NamedTuple("Trained", [("run_id", str), ("experiment_id", str), ("model_uri", str)]):
     """Fit a support vector machine and track it in MLflow. The model takes a tensor of shape [-1, 64].
 
     Args:
@@ -284,7 +293,7 @@ def train(
         regularization: inverse strength `C` of the regularization, above 0; small values make a weak model.
 
     Returns:
-        run_id: MLflow run; model_uri: MLflow address of the model.
+        run_id and experiment_id of the MLflow run; model_uri: MLflow address of the model.
     """
     import mlflow
     import pandas as pd
@@ -311,4 +320,4 @@ def train(
             pip_requirements=[f"mlflow=={mlflow.__version__}", f"scikit-learn=={sklearn.__version__}"],
         )
     print(f"run {run.info.run_id}: {len(table)} images, model {logged.model_uri}")
-    return run.info.run_id, logged.model_uri
+    return run.info.run_id, run.info.experiment_id, logged.model_uri

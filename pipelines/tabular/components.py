@@ -126,15 +126,15 @@ def validate(
         "proline": (0, 5000),
     }
     columns = {name: pa.Column(float, pa.Check.in_range(*limit), coerce=True) for name, limit in limits.items()}
-    columns["target"] = pa.Column(int, pa.Check.isin([0, 1, 2]), coerce=True)
+    columns["target"] = pa.Column("Int64", pa.Check.isin([0, 1, 2]), coerce=True)
     schema = pa.DataFrameSchema(
         columns,
         strict=True,  # no other columns
         checks=[
-            pa.Check(lambda table: len(table) >= 60, error="at least 60 rows"),
+            pa.Check(lambda table: len(table) >= 60, error="needs at least 60 rows"),
             pa.Check(
                 lambda table: table["target"].value_counts().reindex([0, 1, 2], fill_value=0).min() >= 10,
-                error="at least 10 rows of each class",
+                error="needs at least 10 rows of each class",
             ),
         ],
     )
@@ -143,15 +143,28 @@ def validate(
         table = pd.read_csv(raw.path)
         table = schema.validate(table, lazy=True)
     except pa.errors.SchemaErrors as error:
+        plain = {
+            "column_in_dataframe": "missing column",
+            "column_in_schema": "unknown column",
+            "not_nullable": "no value",
+            "coerce_dtype": "wrong type",
+            "field_uniqueness": "not unique",
+        }
         cases = error.failure_cases.fillna({"column": ""})
         for (column, check), group in cases.groupby(["column", "check"], sort=False):
-            problems.append(
-                {"column": column, "check": check, "cases": len(group), "example": str(group["failure_case"].iloc[0])}
-            )
+            index, case = group[["index", "failure_case"]].iloc[0]
+            place = "" if pd.isna(index) else f"line {index + 2}: "
+            example = "" if check.startswith("needs") else f"{place}{case}"
+            check = plain.get(check.split("(")[0], check)
+            problems.append({"column": column, "check": check, "cases": len(group), "example": example})
+        mistyped = {problem["column"] for problem in problems if problem["check"] == "wrong type"}
+        # Other findings in a column of the wrong type follow from that, those about the whole from the rest.
+        problems = [p for p in problems if p["check"] == "wrong type" or p["column"] not in mistyped]
+        problems.sort(key=lambda problem: problem["example"] == "")
     except ValueError as error:  # cut off, binary, rows of unequal length, empty
-        problems.append({"column": "", "check": "is a CSV file", "cases": 1, "example": str(error).strip()[:200]})
+        problems.append({"column": "", "check": "is no CSV file", "cases": 1, "example": str(error).strip()[:200]})
 
-    figures = json.loads(table.describe().to_json())
+    figures = json.loads(table.describe().to_json()) if len(table.columns) else {}
     summary = {"dataset": address, "valid": not problems, "rows": len(table), "problems": problems, "figures": figures}
     text = json.dumps(summary, indent=2)
     Path(report.path).write_text(text)
@@ -163,11 +176,9 @@ def validate(
         place = f"s3://{bucket}/{key}"
     if problems:
         first = problems[0]
-        of = f"column {first['column']!r}, " if first["column"] else ""
-        raise ValueError(
-            f"the data cannot be used, {len(problems)} problem(s), first: {of}{first['check']}, {first['cases']} case(s), "
-            f"such as {first['example']}; all are in {place}"
-        )
+        what = f"{first['column']!r}: {first['check']}" if first["column"] else first["check"]
+        cases = f", {first['cases']} case(s), such as {first['example']}" if first["example"] else ""
+        raise ValueError(f"the data cannot be used, {len(problems)} problem(s), first: {what}{cases}; see {place}")
     table.to_csv(data.path, index=False)
     print(f"{len(table)} rows are fit for use; report: {place}")
     return len(table)
@@ -213,7 +224,7 @@ def train(
     sha256: str,
     model_name: str,
     regularization: float,
-) -> NamedTuple("Trained", [("run_id", str), ("model_uri", str)]):
+) -> NamedTuple("Trained", [("run_id", str), ("experiment_id", str), ("model_uri", str)]):
     """Fit a scikit-learn pipeline (scaling, logistic regression) and track it in MLflow.
 
     Args:
@@ -224,7 +235,7 @@ def train(
         regularization: inverse strength `C` of the regularization, above 0; small values make a weak model.
 
     Returns:
-        run_id: MLflow run; model_uri: MLflow address of the model.
+        run_id and experiment_id of the MLflow run; model_uri: MLflow address of the model.
     """
     import mlflow
     import pandas as pd
@@ -254,4 +265,4 @@ def train(
             pip_requirements=[f"mlflow=={mlflow.__version__}", f"scikit-learn=={sklearn.__version__}"],
         )
     print(f"run {run.info.run_id}: {len(table)} rows, model {logged.model_uri}")
-    return run.info.run_id, logged.model_uri
+    return run.info.run_id, run.info.experiment_id, logged.model_uri

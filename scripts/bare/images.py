@@ -4,8 +4,10 @@ Each is a drop-in for an upstream image: same repository path, tag, user and ent
 """
 
 import hashlib
+import json
 import os
 import re
+import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,8 +42,8 @@ class Image:
     upstream: str
     go: bool = False
     base: str | None = None
-    #: Part of the cluster rather than of the chart.
-    cluster: bool = False
+    #: Wanted only where Kubeflow Pipelines' own images were brought.
+    pipelines: bool = False
 
     @property
     def reference(self) -> str:
@@ -54,16 +56,26 @@ IMAGES = (
     Image("storage-initializer", "docker.io/kserve/storage-initializer:v0.20.0", base="runtime"),
     Image("mariadb", "docker.io/library/mariadb:11.8"),
     Image("traefik", "docker.io/library/traefik:v3.7.15"),
-    Image("busybox", "docker.io/library/busybox:1.37", cluster=True),
-    Image("pause", "registry.k8s.io/pause:3.10.1", go=True, cluster=True),
-    Image("coredns", "registry.k8s.io/coredns/coredns:v1.14.7", go=True, cluster=True),
-    Image("local-path-provisioner", "docker.io/rancher/local-path-provisioner:v0.0.30", go=True, cluster=True),
-    Image("metrics-server", "registry.k8s.io/metrics-server/metrics-server:v0.9.0", go=True, cluster=True),
+    Image("busybox", "docker.io/library/busybox:1.37"),
+    Image("pause", "registry.k8s.io/pause:3.10.1", go=True),
+    Image("coredns", "registry.k8s.io/coredns/coredns:v1.14.7", go=True),
+    Image("local-path-provisioner", "docker.io/rancher/local-path-provisioner:v0.0.30", go=True),
+    Image("metrics-server", "registry.k8s.io/metrics-server/metrics-server:v0.9.0", go=True),
     Image("prometheus", "quay.io/prometheus/prometheus:v3.14.0", go=True),
     Image("minio", "quay.io/minio/minio:RELEASE.2025-09-07T16-13-09Z", go=True),
     Image("mc", "quay.io/minio/mc:RELEASE.2025-08-13T08-35-41Z", go=True, base="busybox"),
     Image("kserve-controller", "docker.io/kserve/kserve-controller:v0.20.0", go=True),
+    Image("argo-workflow-controller", "quay.io/argoproj/workflow-controller:v4.0.5", go=True, pipelines=True),
+    Image("argoexec", "quay.io/argoproj/argoexec:v4.0.5", go=True, pipelines=True),
+    Image("ml-metadata", "gcr.io/tfx-oss-public/ml_metadata_store_server:1.14.0", pipelines=True),
 )
+#: Kubeflow Pipelines' own images, which have no package to build from.
+BROUGHT = tuple(
+    f"{REGISTRY}/kubeflow/kfp-{name}:2.17.0"
+    for name in ("api-server", "driver", "frontend", "launcher", "persistence-agent", "scheduled-workflow-controller")
+)
+#: Archives of images that people bring: `docker save` or `skopeo copy … docker-archive:` on a machine that can pull.
+EXTRA = CACHE / "extra"
 BY_NAME = {image.name: image for image in IMAGES}
 
 
@@ -114,6 +126,22 @@ def _in_store(reference: str) -> bool:
     except console.Failure:
         return False
     return True
+
+
+def pipelines_brought() -> bool:
+    """Whether the folder of brought images holds all that Kubeflow Pipelines needs."""
+    names: set[str] = set()
+    for path in EXTRA.glob("*.tar"):
+        with tarfile.open(path) as tar:
+            manifest = json.load(tar.extractfile("manifest.json"))
+        names.update(tag for entry in manifest for tag in entry["RepoTags"] or [])
+    return names >= set(BROUGHT)
+
+
+def wanted() -> tuple[Image, ...]:
+    """The images that this machine builds."""
+    with_pipelines = pipelines_brought()
+    return tuple(image for image in IMAGES if with_pipelines or not image.pipelines)
 
 
 def _build_debian() -> None:
@@ -172,48 +200,39 @@ def build_all(with_programs: bool = False) -> None:
     Two lanes side by side: what compiles Go (which wants the processors) and what installs packages (the network).
     """
     (CACHE / "tmp").mkdir(parents=True, exist_ok=True)
-    _build_debian_needed = any(not archive(image).exists() for image in IMAGES)
-    if _build_debian_needed:
+    images = wanted()
+    if any(not archive(image).exists() for image in images):
         _build_debian()
 
     def compile_lane() -> None:
         if with_programs:
             golang.build_programs()
-        for image in (i for i in IMAGES if i.go and not i.base):
+        for image in (i for i in images if i.go and not i.base):
             _build(image)
 
     def package_lane() -> None:
-        for image in (i for i in IMAGES if not i.go):
+        for image in (i for i in images if not i.go):
             _build(image)
 
     with ThreadPoolExecutor(max_workers=2) as pool:
         for lane in [pool.submit(compile_lane), pool.submit(package_lane)]:
             lane.result()
-    for image in IMAGES:
+    for image in images:
         _build(image)
 
 
 def load_all() -> None:
     """Import into the running containerd what it does not hold yet."""
-    for image in IMAGES:
-        mark = STATE / "images" / image.name
-        if mark.exists() and mark.read_text() == key(image):
+    sources = {image.name: (archive(image), key(image)) for image in wanted()}
+    for path in sorted(EXTRA.glob("*.tar")):
+        sources[path.stem] = (path, f"{path.stat().st_size} {path.stat().st_mtime_ns}")
+    for name, (path, version) in sources.items():
+        mark = STATE / "images" / name
+        if mark.exists() and mark.read_text() == version:
             continue
-        with console.step(f"import the image {image.name}"):
+        with console.step(f"import the image {name}"):
             console.run(
-                [
-                    BIN / "ctr",
-                    "-a",
-                    RUN / "containerd.sock",
-                    "-n",
-                    "k8s.io",
-                    "images",
-                    "import",
-                    "--local",
-                    "--snapshotter",
-                    "overlayfs",
-                    archive(image),
-                ]
+                [BIN / "ctr", "-a", RUN / "containerd.sock", "-n", "k8s.io", "images", "import", "--local", path]
             )
         mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.write_text(key(image))
+        mark.write_text(version)

@@ -1,5 +1,6 @@
 """The chart on a cluster: install, upgrade, and a live prediction."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -48,7 +49,7 @@ def _use_own_cluster() -> None:
     os.environ["PATH"] = f"{BIN}:{os.environ['PATH']}"
 
 
-def _heal(values: list[str]) -> None:
+def _heal() -> None:
     """A helm that was killed leaves its release locked: undo the half-done step."""
     found = subprocess.run(["helm", "status", RELEASE, "-n", NAMESPACE, "-o", "json"], capture_output=True, text=True)
     if found.returncode:
@@ -93,18 +94,32 @@ def install(own: bool) -> None:
     values = ["-f", str(REPO / "values" / f"{profile}.yaml")]
     if own:
         values += ["-f", str(REPO / "values" / "bare-machine.yaml")]
+        if images.pipelines_brought():
+            values += ["--set", "pipelines.enabled=true"]
+        else:
+            console.say(f"Kubeflow Pipelines is left out: its images are not in {images.EXTRA} (docs/pipelines.md).")
+    # Helm installs CRDs but never upgrades them; the namespace remembers which were applied.
+    crds = sorted(CHART.glob("charts/*/crds"))
+    digest = hashlib.sha256(b"".join(path.read_bytes() for crd in crds for path in sorted(crd.iterdir()))).hexdigest()[
+        :16
+    ]
+    found = subprocess.run(["kubectl", "get", "namespace", NAMESPACE, "-o", "json"], capture_output=True, text=True)
+    known = json.loads(found.stdout)["metadata"].get("annotations", {}) if found.returncode == 0 else {}
+    if known.get("iml4e/crds") != digest:
+        with console.step("apply the chart's CRDs"):
+            command = ["kubectl", "apply", "--server-side", "--force-conflicts"]
+            console.run([*command, *(word for crd in crds for word in ("-f", str(crd)))])
     namespace = {
         "apiVersion": "v1",
         "kind": "Namespace",
-        "metadata": {"name": NAMESPACE, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
+        "metadata": {
+            "name": NAMESPACE,
+            "labels": {"pod-security.kubernetes.io/enforce": "restricted"},
+            "annotations": {"iml4e/crds": digest},
+        },
     }
     console.run(["kubectl", "apply", "--server-side", "-f", "-"], stdin=json.dumps(namespace))
-    # Helm installs CRDs but never upgrades them.
-    crds = sorted(str(path) for path in CHART.glob("charts/*/crds"))
-    console.run(
-        ["kubectl", "apply", "--server-side", "--force-conflicts", *(word for path in crds for word in ("-f", path))]
-    )
-    _heal(values)
+    _heal()
     with console.step(f"helm upgrade --install {RELEASE} charts/iml4e -f values/{profile}.yaml", every=20):
         command = [
             "helm",

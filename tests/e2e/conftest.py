@@ -125,6 +125,15 @@ def digits(front_door: FrontDoor, images: dict[str, Any]) -> Model:
     return front_door.model("digits", helm.NAMESPACE)
 
 
+@pytest.fixture(autouse=True)
+def only_parts_that_are_on(request: pytest.FixtureRequest) -> None:
+    """A test of a part that this release does without is skipped."""
+    parameters = request.node.callspec.params if hasattr(request.node, "callspec") else {}
+    part = getattr(parameters.get("component"), "name", None) or getattr(parameters.get("workload"), "part", None)
+    if part and not request.getfixturevalue("values")[part]["enabled"]:
+        pytest.skip(f"{part} is off in this release")
+
+
 @pytest.fixture
 def unique() -> str:
     """A name that nothing else has, good for any kind of object."""

@@ -110,11 +110,13 @@ def test_an_impossible_service_is_refused_with_a_reason(cluster: Cluster, storag
         cluster.apply(serving.inference_service("1-starts-with-a-digit", storage_uri, "mlflow"))
 
 
-def test_an_unknown_runtime_is_told_in_the_status(cluster: Cluster, name: str, storage_uri: str) -> None:
+def test_an_unknown_runtime_is_told_in_an_event(cluster: Cluster, name: str, storage_uri: str) -> None:
     cluster.apply(serving.inference_service(name, storage_uri, "no-such-runtime"))
-    cluster.wait(
-        "the runtime's name in the status", lambda: "no-such-runtime" in str(serving.status(cluster, name)), 60
-    )
+
+    def told() -> bool:
+        return "no-such-runtime" in str(cluster.events("InferenceService", name))
+
+    cluster.wait("an event that names the runtime", told, 60)
 
 
 def test_model_of_the_pipeline_scales_by_load(cluster: Cluster, wine: Model) -> None:

@@ -54,7 +54,7 @@ def test_a_model_is_registered_and_found_by_alias_and_stage(
     client.create_registered_model(unique)
     try:
         for _ in range(2):
-            version = client.create_model_version(unique, model_uri)
+            version = client.create_model_version(unique, model_uri, model_id=model_uri.rpartition("/")[2])
         client.set_registered_model_alias(unique, "champion", version.version)
         client.transition_model_version_stage(unique, version.version, "Production")
         champion = client.get_model_version_by_alias(unique, "champion")

@@ -12,11 +12,11 @@ from pytest_helm_charts.k8s.deployment import wait_for_deployments_to_run
 from pytest_helm_charts.k8s.stateful_set import wait_for_stateful_sets_to_run
 
 from support import helm
-from support.components import COMPONENTS, Component
+from support.components import EVERY, WORKLOADS, Workload
 from support.k8s import Cluster
 from support.objects import COMPONENT
 
-PARTS = f"{COMPONENT} in ({','.join(component.name for component in COMPONENTS)})"
+PARTS = f"{COMPONENT} in ({','.join(EVERY)})"
 
 
 def memory(quantity: str) -> int:
@@ -25,21 +25,22 @@ def memory(quantity: str) -> int:
     return int(quantity[:-2]) * units[quantity[-2:]] if quantity[-2:] in units else int(quantity)
 
 
-def test_all_workloads_run(kube_cluster: KubeCluster) -> None:
-    deployments = [component.fullname for component in COMPONENTS if component.kind == "Deployment"]
-    stateful_sets = [component.fullname for component in COMPONENTS if component.kind == "StatefulSet"]
+def test_all_workloads_run(kube_cluster: KubeCluster, values: dict[str, Any]) -> None:
+    there = [workload for workload in WORKLOADS if values[workload.part]["enabled"]]
+    deployments = [workload.name for workload in there if workload.kind == "Deployment"]
+    stateful_sets = [workload.name for workload in there if workload.kind == "StatefulSet"]
     wait_for_deployments_to_run(kube_cluster.kube_client, deployments, helm.NAMESPACE, 60)
     wait_for_stateful_sets_to_run(kube_cluster.kube_client, stateful_sets, helm.NAMESPACE, 60)
 
 
-@pytest.mark.parametrize("component", COMPONENTS, ids=lambda component: component.name)
-def test_part_is_up_to_date(cluster: Cluster, component: Component) -> None:
-    cluster.wait_ready(component.kind, component.fullname)
+@pytest.mark.parametrize("workload", WORKLOADS, ids=str)
+def test_workload_is_up_to_date(cluster: Cluster, workload: Workload) -> None:
+    cluster.wait_ready(workload.kind, workload.name)
 
 
 def test_set_up_jobs_are_done(cluster: Cluster) -> None:
     def unfinished() -> list[str]:
-        jobs = cluster.list("batch/v1", "Job", "app.kubernetes.io/instance=iml4e")
+        jobs = cluster.list("batch/v1", "Job", "app.kubernetes.io/instance=iml4e,app.kubernetes.io/managed-by=Helm")
         return [job["metadata"]["name"] for job in jobs if not job["status"].get("succeeded")]
 
     cluster.wait("the release's Jobs to succeed", lambda: not unfinished(), 120)
@@ -89,14 +90,15 @@ def test_metrics_api_knows_every_pod(cluster: Cluster) -> None:
 
 
 def test_parts_fit_into_a_laptop(cluster: Cluster, values: dict[str, Any]) -> None:
-    """The budget of the laptop profile without pipelines and Grafana."""
+    """The budget of the laptop profile, with Kubeflow Pipelines and without."""
+    budget = (1.5 if values["pipelines"]["enabled"] else 1.2) * 2**30
 
     def idle() -> bool:
         used = usage(cluster)
-        return bool(used) and sum(used.values()) < 1.2 * 2**30
+        return bool(used) and sum(used.values()) < budget
 
     # some take more for the minute after their start
-    cluster.wait("the parts to use less than 1.2 GiB", idle, 180, pause=10)
+    cluster.wait("the parts to use less memory than their budget", idle, 180, pause=10)
 
 
 def test_every_secret_of_the_release_is_strong(cluster: Cluster) -> None:

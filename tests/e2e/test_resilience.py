@@ -7,40 +7,43 @@ import time
 import pytest
 
 from support import serving
-from support.components import COMPONENTS, Component
-from support.k8s import Cluster
+from support.components import WORKLOADS, Workload
+from support.k8s import Cluster, is_ready
 from support.keepsake import Keepsake
-from support.objects import COMPONENT
 from support.platform import Model, Traffic
 
 pytestmark = pytest.mark.disruptive
 
 
-def kill(cluster: Cluster, component: Component) -> None:
-    """Kill all pods of a part's workload and wait until others are Ready in their place."""
-    selector = f"app.kubernetes.io/name={component.name},{COMPONENT}={component.name}"
+def kill(cluster: Cluster, selector: str) -> None:
+    """Kill all pods that a selector picks, and wait until others are Ready in their place."""
     killed = {pod["metadata"]["uid"] for pod in cluster.pods(selector)}
-    assert killed, "nothing to kill"
+    assert killed, f"nothing to kill: {selector}"
     for pod in cluster.pods(selector):
         cluster.kill(pod["metadata"]["name"])
 
     def replaced() -> bool:
-        now = {pod["metadata"]["uid"] for pod in cluster.pods(selector)}
-        return bool(now) and now.isdisjoint(killed)
+        now = cluster.pods(selector)
+        return bool(now) and all(pod["metadata"]["uid"] not in killed and is_ready(pod) for pod in now)
 
-    cluster.wait(f"a new pod of {component.name}", replaced, 60, selector=selector)
-    cluster.wait_ready(component.kind, component.fullname, 120)
+    cluster.wait(f"new pods of {selector} to be Ready", replaced, 120, selector=selector)
 
 
-@pytest.mark.parametrize("component", COMPONENTS, ids=lambda component: component.name)
+def selector_of(cluster: Cluster, workload: Workload) -> str:
+    """What picks the pods of a workload."""
+    labels = cluster.workload(workload.kind, workload.name)["spec"]["selector"]["matchLabels"]
+    return ",".join(f"{key}={value}" for key, value in labels.items())
+
+
+@pytest.mark.parametrize("workload", WORKLOADS, ids=str)
 def test_killed_part_comes_back_with_its_data(
-    cluster: Cluster, component: Component, keepsake: Keepsake, wine: Model, bottle: dict[str, float]
+    cluster: Cluster, workload: Workload, keepsake: Keepsake, wine: Model, bottle: dict[str, float]
 ) -> None:
     body = {"instances": [bottle]}
     with Traffic(f"{wine.base}/v1/models/{wine.name}:predict", body) as traffic:
-        kill(cluster, component)
+        kill(cluster, selector_of(cluster, workload))
         time.sleep(5)
-    if component.name == "gateway":
+    if workload.part == "gateway":
         assert wine.predict([bottle]).ok
     else:
         assert traffic.ok >= 0.99, traffic.failures
@@ -48,8 +51,6 @@ def test_killed_part_comes_back_with_its_data(
 
 
 def test_killed_model_comes_back(cluster: Cluster, wine: Model, bottle: dict[str, float]) -> None:
-    selector = f"serving.kserve.io/inferenceservice={wine.name}"
-    for pod in cluster.pods(selector):
-        cluster.kill(pod["metadata"]["name"])
-    cluster.wait("the model to answer again", lambda: wine.predict([bottle]).ok, 120, selector=selector)
-    serving.wait_ready(cluster, wine.name)
+    kill(cluster, f"serving.kserve.io/inferenceservice={wine.name}")
+    cluster.wait("the model to answer again", lambda: wine.predict([bottle]).ok, 30)
+    assert serving.is_ready(cluster, wine.name)

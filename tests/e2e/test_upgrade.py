@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from support import helm, serving
-from support.components import COMPONENTS
+from support.components import EVERY, WORKLOADS
 from support.k8s import Cluster
 from support.keepsake import Keepsake
+from support.objects import COMPONENT
 from support.platform import Model, Traffic
 
 pytestmark = [pytest.mark.disruptive, pytest.mark.timeout(900)]
@@ -27,8 +29,8 @@ def secrets(cluster: Cluster) -> dict[str, dict[str, str]]:
 
 def pods(cluster: Cluster) -> set[str]:
     """Identities of the pods of all parts' workloads."""
-    names = ",".join(component.name for component in COMPONENTS)
-    return {pod["metadata"]["uid"] for pod in cluster.pods(f"app.kubernetes.io/name in ({names})")}
+    of_parts = f"{COMPONENT} in ({','.join(EVERY)}),!job-name"
+    return {pod["metadata"]["uid"] for pod in cluster.pods(of_parts)}
 
 
 @pytest.fixture
@@ -36,18 +38,24 @@ def back_again(cluster: Cluster) -> Iterator[int]:
     """The revision before the test, to which the release returns."""
     before = helm.revision()
     yield before
-    if helm.revision() != before:
+    if helm.release_values()["global"]["imagePullSecrets"] == CHANGE["global"]["imagePullSecrets"]:
         helm.rollback(before)
 
 
 def test_upgrade_and_rollback_keep_secrets_data_and_the_endpoint(
-    cluster: Cluster, keepsake: Keepsake, wine: Model, bottle: dict[str, float], back_again: int
+    cluster: Cluster,
+    values: dict[str, Any],
+    keepsake: Keepsake,
+    wine: Model,
+    bottle: dict[str, float],
+    back_again: int,
 ) -> None:
     secrets_before, pods_before = secrets(cluster), pods(cluster)
     with Traffic(f"{wine.base}/v1/models/{wine.name}:predict", {"instances": [bottle]}) as traffic:
         helm.upgrade(CHANGE)
-        for component in COMPONENTS:
-            cluster.wait_ready(component.kind, component.fullname)
+        for workload in WORKLOADS:
+            if values[workload.part]["enabled"]:
+                cluster.wait_ready(workload.kind, workload.name)
         serving.wait_ready(cluster, wine.name)
         time.sleep(10)
     assert pods(cluster).isdisjoint(pods_before), "the upgrade did not replace every pod, so it proves little"

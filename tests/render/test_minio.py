@@ -68,7 +68,7 @@ def test_set_up_is_no_hook() -> None:
 def test_set_up_has_another_name_when_its_plan_changes() -> None:
     """The pod template of a Job cannot be changed."""
     name = of_kind(render("laptop"), "Job")[0]["metadata"]["name"]
-    other = {"global": {"s3": {"buckets": {"datasets": "d", "mlflow": "m", "pipelines": "p"}}}}
+    other = {"global": {"s3": {"buckets": {"datasets": "data", "mlflow": "tracking", "pipelines": "steps"}}}}
     assert of_kind(render("laptop", other), "Job")[0]["metadata"]["name"] != name
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from support.components import COMPONENTS, Component
+from support.components import COMPONENTS, WORKLOADS, Component, Workload
 from support.helm import render
 from support.objects import Object, containers, find, labels, of_kind, pod_template, selects
 
+EACH = pytest.mark.parametrize("workload", WORKLOADS, ids=str)
 
-def policies_of(component: Component) -> list[Object]:
-    """NetworkPolicies that pick the pods of a part."""
-    pod = labels(pod_template(find(render("laptop"), component.kind, component.fullname)))
+
+def policies_of(workload: Workload) -> list[Object]:
+    """NetworkPolicies that pick the pods of a workload."""
+    pod = labels(pod_template(find(render("laptop"), workload.kind, workload.name)))
     return [
         policy
         for policy in of_kind(render("laptop"), "NetworkPolicy")
@@ -19,36 +21,44 @@ def policies_of(component: Component) -> list[Object]:
     ]
 
 
-@pytest.mark.parametrize("component", COMPONENTS, ids=lambda component: component.name)
-def test_part_has_a_policy_for_what_comes_in(component: Component) -> None:
-    assert policies_of(component)
-    assert all("Ingress" in policy["spec"]["policyTypes"] for policy in policies_of(component))
+@EACH
+def test_workload_has_a_policy_for_what_comes_in(workload: Workload) -> None:
+    assert policies_of(workload)
+    assert all("Ingress" in policy["spec"]["policyTypes"] for policy in policies_of(workload))
 
 
-@pytest.mark.parametrize("component", COMPONENTS, ids=lambda component: component.name)
-def test_every_rule_names_ports(component: Component) -> None:
-    for policy in policies_of(component):
-        assert all(rule.get("ports") for rule in policy["spec"].get("ingress", []))
+@EACH
+def test_every_rule_names_ports(workload: Workload) -> None:
+    for policy in policies_of(workload):
+        assert all(rule.get("ports") for rule in policy["spec"].get("ingress") or [])
+
+
+def numbers(workload: Workload) -> dict[str | int, int]:
+    """Ports of a workload's containers: by name and by number."""
+    found = find(render("laptop"), workload.kind, workload.name)
+    opened = [port for container in containers([found]) for port in container.spec.get("ports", [])]
+    return {key: port["containerPort"] for port in opened for key in (port.get("name"), port["containerPort"]) if key}
+
+
+def open_ports(workload: Workload) -> set[int]:
+    """Ports that the policies of a workload let somebody reach."""
+    rules = [rule for policy in policies_of(workload) for rule in policy["spec"].get("ingress") or []]
+    return {numbers(workload)[port["port"]] for rule in rules for port in rule["ports"]}
 
 
 @pytest.mark.parametrize("component", COMPONENTS, ids=lambda component: component.name)
 def test_services_and_metrics_are_reachable(component: Component) -> None:
-    workload = find(render("laptop"), component.kind, component.fullname)
-    opened = [port for container in containers([workload]) for port in container.spec.get("ports", [])]
-    number = {port["name"]: port["containerPort"] for port in opened if "name" in port}
-    allowed = {
-        number.get(port["port"], port["port"])
-        for policy in policies_of(component)
-        for rule in policy["spec"].get("ingress", [])
-        for port in rule["ports"]
-    }
-    wanted = {component.metrics[0]} if component.metrics else set()
-    for suffix, ports in component.services.items():
-        for port in find(render("laptop"), "Service", f"iml4e-{suffix}")["spec"]["ports"]:
-            if port["port"] in ports:
-                target = port.get("targetPort", port["port"])
-                wanted.add(number.get(target, target))
-    assert wanted <= allowed
+    if component.metrics:
+        assert component.metrics[0] in open_ports(component.workloads[0])
+    for name, ports in component.services.items():
+        service = find(render("laptop"), "Service", name)["spec"]
+        behind = [
+            workload
+            for workload in component.workloads
+            if selects(service["selector"], labels(pod_template(find(render("laptop"), workload.kind, workload.name))))
+        ]
+        targets = {port["port"]: port.get("targetPort", port["port"]) for port in service["ports"]}
+        assert {numbers(behind[0])[targets[port]] for port in ports} <= open_ports(behind[0]), name
 
 
 def test_policies_can_be_left_out() -> None:

@@ -13,15 +13,6 @@ from support.helm import HelmError, custom_resource_definitions, render
 from support.objects import Object, containers, custom_resource_schemas, find, of_kind, pod_makers, pod_template
 from support.pod_security import violations
 
-SYSTEM_TEMPLATES = {
-    "system-dag-driver",
-    "system-container-driver",
-    "system-container-impl",
-    "system-importer",
-    "system-importer-workspace",
-}
-
-
 def platform(pipelines: dict[str, Any] | None = None, **globals_: Any) -> tuple[Object, ...]:
     """The laptop's platform with the part on."""
     return render("laptop", {"global": globals_, "pipelines": {"enabled": True, **(pipelines or {})}})
@@ -234,28 +225,6 @@ def test_one_value_reaches_every_pod_of_every_run() -> None:
 def test_a_large_user_is_written_as_a_number() -> None:
     """Values are floating point numbers on their way through helm."""
     assert run_pod_spec(platform({"runs": {"user": 1000650000}}))["securityContext"]["runAsUser"] == 1000650000
-
-
-def test_retries_leave_those_of_a_pipeline_alone() -> None:
-    """Argo would merge defaults for all templates into the retries that a step asks for, and overrule them."""
-    assert "templateDefaults" not in controller_config(platform())["workflowDefaults"]["spec"]
-    patch = json.loads(environment(platform(), "iml4e-pipelines")["COMPILED_PIPELINE_SPEC_PATCH"])
-    templates = {template["name"]: template for template in patch["templates"]}
-    assert set(templates) == SYSTEM_TEMPLATES
-    policies = {name: template["retryStrategy"]["retryPolicy"] for name, template in templates.items()}
-    assert policies["system-container-driver"] == "Always"
-    assert policies["system-container-impl"] == "OnTransientError", "the code of a step runs once unless it was lost"
-    off = environment(platform({"runs": {"retries": 0}}), "iml4e-pipelines")
-    assert "COMPILED_PIPELINE_SPEC_PATCH" not in off
-
-
-def test_every_system_template_is_valid_by_itself() -> None:
-    """A pipeline that has no importer gets one from the patch, which Argo checks although nothing calls it."""
-    variables = environment(platform(), "iml4e-pipelines")
-    for template in json.loads(variables["COMPILED_PIPELINE_SPEC_PATCH"])["templates"]:
-        image = variables["V2_DRIVER_IMAGE" if template["name"].endswith("-driver") else "V2_LAUNCHER_IMAGE"]
-        assert template["container"]["image"] == image
-        assert template["container"]["command"]
 
 
 def test_registry_override_reaches_the_images_of_runs() -> None:

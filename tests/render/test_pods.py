@@ -6,10 +6,11 @@ import json
 
 import pytest
 
-from support.components import COMPONENTS, Component
+from support.components import COMPONENTS, WORKLOADS, Component
 from support.helm import profiles, render
 from support.objects import (
     Container,
+    annotations,
     containers,
     find,
     kind_and_name,
@@ -33,16 +34,20 @@ MAIN = [
 ]
 
 # Kind/name container: why it may
-NO_PROBE: dict[str, str] = {}
+NO_PROBE = {"Deployment/iml4e-pipelines-agent agent": "listens to nobody, so there is nothing to ask"}
 WRITABLE_ROOT: dict[str, str] = {}
 # Kind/name: why its pods talk to the API server
 USES_THE_API = {
     "Deployment/iml4e-gateway": "reads Gateways and HTTPRoutes",
     "Deployment/iml4e-kserve": "is a controller",
     "StatefulSet/iml4e-prometheus": "discovers what to scrape",
+    "Deployment/iml4e-pipelines": "makes Workflows",
+    "Deployment/iml4e-pipelines-agent": "reports on Workflows",
+    "Deployment/iml4e-pipelines-argo": "is a controller",
+    "Deployment/iml4e-pipelines-scheduler": "is a controller",
+    "Deployment/iml4e-pipelines-ui": "shows pods and their logs",
+    "ServiceAccount/iml4e-runner": "is who pipeline steps are, which deploy models",
 }
-# parts that serve only what people ask of them may be stopped by a liveness probe only where upstream has one
-NO_LIVENESS: dict[str, str] = {}
 
 
 @pytest.mark.parametrize("profile", profiles())
@@ -92,7 +97,7 @@ def test_readiness_is_probed(container: Container) -> None:
 
 @pytest.mark.parametrize("container", [param for param in MAIN if "ServingRuntime" not in param.values[0].owner])
 def test_liveness_is_probed(container: Container) -> None:
-    if reason := NO_LIVENESS.get(container.name):
+    if reason := NO_PROBE.get(container.name):
         pytest.skip(reason)
     assert container.spec["livenessProbe"]
 
@@ -139,16 +144,17 @@ def test_every_pod_has_an_account_of_its_own_part(profile: str) -> None:
     for maker in pod_makers(render(profile)):
         assert pod_template(maker)["spec"].get("serviceAccountName", "default") != "default", kind_and_name(maker)
     for account in of_kind(render(profile), "ServiceAccount"):
-        assert account.get("automountServiceAccountToken") is False, kind_and_name(account)
+        if kind_and_name(account) not in USES_THE_API:
+            assert account.get("automountServiceAccountToken") is False, kind_and_name(account)
 
 
 def test_registry_override_reaches_every_image() -> None:
     values = {"global": {"imageRegistry": "registry.example.com:5000"}}
     for container in containers(render("laptop", values)):
         assert container.spec["image"].startswith("registry.example.com:5000/"), container.name
-    configuration = find(render("laptop", values), "ConfigMap", "inferenceservice-config")
-    storage_initializer = json.loads(configuration["data"]["storageInitializer"])
-    assert storage_initializer["image"].startswith("registry.example.com:5000/")
+    # images that controllers are told about stand in arguments, variables and configuration
+    for host in ("docker.io", "gcr.io", "ghcr.io", "quay.io"):
+        assert f"{host}/" not in json.dumps(render("laptop", values))
 
 
 def test_pull_secrets_reach_every_pod() -> None:
@@ -157,36 +163,45 @@ def test_pull_secrets_reach_every_pod() -> None:
         assert pod_template(maker)["spec"].get("imagePullSecrets") == [{"name": "registry-key"}], kind_and_name(maker)
 
 
+def test_table_and_render_name_the_same_workloads() -> None:
+    rendered = {kind_and_name(thing) for thing in of_kind(render("laptop"), "Deployment", "StatefulSet", "DaemonSet")}
+    assert rendered == set(map(str, WORKLOADS))
+
+
 @pytest.mark.parametrize("component", COMPONENTS, ids=lambda component: component.name)
-def test_workload_is_what_the_table_says(component: Component) -> None:
-    workload = find(render("laptop"), component.kind, component.fullname)
-    claims = workload["spec"].get("volumeClaimTemplates", [])
-    assert bool(claims) == component.storage
-    for suffix, ports in component.services.items():
-        service = find(render("laptop"), "Service", f"iml4e-{suffix}")
+def test_part_is_what_the_table_says(component: Component) -> None:
+    workloads = [find(render("laptop"), workload.kind, workload.name) for workload in component.workloads]
+    assert any(workload["spec"].get("volumeClaimTemplates") for workload in workloads) == component.storage
+    for name, ports in component.services.items():
+        service = find(render("laptop"), "Service", name)
         assert set(ports) <= {port["port"] for port in service["spec"]["ports"]}
+    rules = [rule for route in of_kind(render("laptop"), "HTTPRoute") for rule in route["spec"]["rules"]]
+    paths = {match["path"]["value"] for rule in rules for match in rule["matches"]}
+    assert not component.ui or component.ui.rstrip("/") in paths
 
 
-@pytest.mark.parametrize("component", [c for c in COMPONENTS if c.storage], ids=lambda component: component.name)
-def test_storage_class_reaches_every_volume(component: Component) -> None:
-    workload = find(render("laptop", {"global": {"storageClass": "fast"}}), component.kind, component.fullname)
-    assert {claim["spec"]["storageClassName"] for claim in workload["spec"]["volumeClaimTemplates"]} == {"fast"}
+def test_storage_class_reaches_every_volume() -> None:
+    sets = of_kind(render("laptop", {"global": {"storageClass": "fast"}}), "StatefulSet")
+    claims = [claim["spec"] for thing in sets for claim in thing["spec"].get("volumeClaimTemplates", [])]
+    assert claims
+    assert {claim["storageClassName"] for claim in claims} == {"fast"}
 
 
-@pytest.mark.parametrize(
-    "component", [c for c in COMPONENTS if c.job == "parts" and c.metrics], ids=lambda component: component.name
-)
+SCRAPED = [component for component in COMPONENTS if component.metrics and component.job == "parts"]
+
+
+@pytest.mark.parametrize("component", SCRAPED, ids=lambda component: component.name)
 def test_pods_say_where_their_metrics_are(component: Component) -> None:
-    notes = pod_template(find(render("laptop"), component.kind, component.fullname))["metadata"]["annotations"]
-    port, path = component.metrics
+    workload = find(render("laptop"), component.workloads[0].kind, component.workloads[0].name)
+    notes, (port, path) = annotations(pod_template(workload)), component.metrics
     assert notes["prometheus.io/scrape"] == "true"
     assert (notes["prometheus.io/port"], notes["prometheus.io/path"]) == (str(port), path)
-    opened = {p["containerPort"] for c in containers([find(render("laptop"), component.kind, component.fullname)]) for p in c.spec.get("ports", [])}  # fmt: skip
-    assert port in opened
+    assert port in {opened["containerPort"] for c in containers([workload]) for opened in c.spec.get("ports", [])}
 
 
 def test_exemptions_name_containers_that_exist() -> None:
     names = {param.values[0].name for param in CONTAINERS}
     owners: set[str] = {param.values[0].owner for param in CONTAINERS}
-    assert {*NO_PROBE, *WRITABLE_ROOT, *NO_LIVENESS} <= names
-    assert set(USES_THE_API) <= owners
+    assert {*NO_PROBE, *WRITABLE_ROOT} <= names
+    accounts = {kind_and_name(account) for account in of_kind(render("laptop"), "ServiceAccount")}
+    assert set(USES_THE_API) <= owners | accounts

@@ -85,7 +85,8 @@ def test_no_name_is_taken_twice(profile: str) -> None:
 
 
 @pytest.mark.parametrize("chart", helm.subcharts(), ids=lambda path: path.name)
-def test_subchart_renders_alone(chart: helm.Path) -> None:
+def test_subchart_lints_and_renders_alone(chart: helm.Path) -> None:
+    helm.lint(chart=chart)
     assert render(chart=chart)
 
 

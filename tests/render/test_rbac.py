@@ -28,13 +28,18 @@ def test_no_wildcard(role: Object) -> None:
         assert "*" not in [*rule["verbs"], *rule.get("resources", []), *rule.get("apiGroups", [])]
 
 
+# Kind/name: why it may run commands in pods
+SENDS_SIGNALS = {"Role/iml4e-pipelines-argo": "ends the containers of a cancelled run"}
+
+
 @pytest.mark.parametrize("role", ROLES)
 def test_no_way_to_more_rights(role: Object) -> None:
     for rule in rules(role):
         assert not {"escalate", "bind", "impersonate"} & set(rule["verbs"])
         if "rbac.authorization.k8s.io" in rule.get("apiGroups", []):
             assert not WRITE & set(rule["verbs"])
-        assert not {"pods/exec", "pods/attach", "serviceaccounts/token", "nodes/proxy"} & set(rule.get("resources", []))
+        doors = {"pods/exec", "pods/attach", "serviceaccounts/token", "nodes/proxy"} & set(rule.get("resources", []))
+        assert not doors or (doors == {"pods/exec"} and kind_and_name(role) in SENDS_SIGNALS)
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -60,8 +65,14 @@ def test_nobody_is_bound_to_a_role_of_the_cluster_itself(profile: str) -> None:
 
 def test_pipeline_steps_may_only_deploy_models() -> None:
     role = find(render("laptop"), "Role", f"{RELEASE}-runner")
-    may = {(group, resource) for rule in role["rules"] for group in rule["apiGroups"] for resource in rule["resources"]}
-    assert may == {("serving.kserve.io", "inferenceservices"), ("gateway.networking.k8s.io", "httproutes")}
+    writes = {
+        (group, resource)
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        if WRITE & set(rule["verbs"])
+    }
+    assert writes == {("serving.kserve.io", "inferenceservices"), ("gateway.networking.k8s.io", "httproutes")}
     assert of_kind(render("laptop"), "ClusterRoleBinding") == [
         binding
         for binding in of_kind(render("laptop"), "ClusterRoleBinding")

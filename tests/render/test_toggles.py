@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from support import helm
-from support.components import BY_NAME, EVERY, WITH_UI
+from support.components import EVERY, WITH_UI
 from support.helm import CHART, RELEASE, render
 from support.objects import COMPONENT, Object, kind_and_name, labels
 from support.wiring import dangling
@@ -19,11 +19,12 @@ from support.wiring import dangling
 INSTEAD_OF: dict[str, dict[str, Any]] = {
     "minio": {"global": {"s3": {"endpoint": "http://s3.example.com"}}},
     "mariadb": {"global": {"database": {"host": "db.example.com"}}},
+    "mlflow": {"pipelines": {"mlflow": {"enabled": False}}},
     "gateway": {name: {"route": {"enabled": False}} for name in WITH_UI},
 }
 GIVEN = {
     "minio": [f"{RELEASE}-s3-mlflow", f"{RELEASE}-s3-pipelines", f"{RELEASE}-s3-models"],
-    "mariadb": [f"{RELEASE}-db-mlflow"],
+    "mariadb": [f"{RELEASE}-db-{name}" for name in ("mlflow", "mlpipeline", "metadb")],
 }
 
 
@@ -104,4 +105,4 @@ def test_rendering_twice_is_identical(profile: str) -> None:
 
 def test_dependencies_are_all_in_the_tree() -> None:
     dependencies = yaml.safe_load((CHART / "Chart.yaml").read_text())["dependencies"]
-    assert sorted(entry["name"] for entry in dependencies) == sorted(BY_NAME)
+    assert sorted(entry["name"] for entry in dependencies) == sorted(EVERY)

@@ -8,14 +8,27 @@ from support.helm import RELEASE
 
 
 @dataclass(frozen=True)
+class Workload:
+    """Something that runs pods."""
+
+    part: str
+    kind: str
+    name: str
+
+    def __str__(self) -> str:
+        """How tests call it."""
+        return f"{self.kind}/{self.name}"
+
+
+@dataclass(frozen=True)
 class Component:
     """A part of the platform, as its users and its tests see it."""
 
     name: str
-    kind: str
-    """Kind of the workload `<release>-<name>`."""
+    kinds: dict[str, str]
+    """Workloads: name after `<release>-`, and kind."""
     services: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    """Services (suffix after `<release>-`) and the ports that others use."""
+    """Services by name, and the ports that others use."""
     ui: str = ""
     """Path of its page under the front door."""
     storage: bool = False
@@ -24,43 +37,66 @@ class Component:
     """Port and path that Prometheus scrapes."""
     job: str = "parts"
     """Prometheus' job that scrapes it: found by the pod's annotations, save for Prometheus itself."""
-    needs: tuple[str, ...] = ()
-    """Parts whose absence must be made good by a value of `global` or of the part."""
 
     @property
-    def fullname(self) -> str:
-        """Name of its workload and of most of its objects."""
-        return f"{RELEASE}-{self.name}"
+    def workloads(self) -> list[Workload]:
+        """Its workloads; the first gives its metrics and holds its data."""
+        return [Workload(self.name, kind, f"{RELEASE}-{name}") for name, kind in self.kinds.items()]
 
 
+PIPELINES = ("pipelines", *(f"pipelines-{name}" for name in ("agent", "argo", "metadata", "scheduler", "ui")))
 COMPONENTS = (
-    Component("gateway", "Deployment", services={"gateway": (80,)}, metrics=(8082, "/metrics")),
     Component(
-        "minio", "StatefulSet", services={"minio": (9000,)}, storage=True, metrics=(9000, "/minio/v2/metrics/cluster")
+        "gateway",
+        {"gateway": "Deployment"},
+        services={f"{RELEASE}-gateway": (80,)},
+        metrics=(8082, "/metrics"),
     ),
-    Component("mariadb", "StatefulSet", services={"mariadb": (3306,)}, storage=True),
+    Component(
+        "minio",
+        {"minio": "StatefulSet"},
+        services={f"{RELEASE}-minio": (9000,)},
+        storage=True,
+        metrics=(9000, "/minio/v2/metrics/cluster"),
+    ),
+    Component(
+        "mariadb",
+        {"mariadb": "StatefulSet"},
+        services={f"{RELEASE}-mariadb": (3306,)},
+        storage=True,
+    ),
     Component(
         "mlflow",
-        "Deployment",
-        services={"mlflow": (5000,)},
+        {"mlflow": "Deployment"},
+        services={f"{RELEASE}-mlflow": (5000,)},
         ui="/mlflow/",
         metrics=(5000, "/metrics"),
-        needs=("minio", "mariadb"),
     ),
-    Component("kserve", "Deployment", services={"kserve-webhook": (443,)}, metrics=(8080, "/metrics")),
+    Component(
+        "pipelines",
+        dict.fromkeys(PIPELINES, "Deployment"),
+        # names that upstream's clients and images ask for
+        services={"ml-pipeline": (8888, 8887), "metadata-grpc-service": (8080, 9090), f"{RELEASE}-pipelines-ui": (80,)},
+        ui="/pipeline/",
+        metrics=(8888, "/metrics"),
+    ),
+    Component(
+        "kserve",
+        {"kserve": "Deployment"},
+        services={f"{RELEASE}-kserve-webhook": (443,)},
+        metrics=(8080, "/metrics"),
+    ),
     Component(
         "prometheus",
-        "StatefulSet",
-        services={"prometheus": (9090,)},
+        {"prometheus": "StatefulSet"},
+        services={f"{RELEASE}-prometheus": (9090,)},
         ui="/prometheus/",
         storage=True,
         metrics=(9090, "/prometheus/metrics"),
         job="prometheus",
     ),
-)  # fmt: skip
+)
 
-BY_NAME = {component.name: component for component in COMPONENTS}
 EVERY = [component.name for component in COMPONENTS]
-WITH_METRICS = [component.name for component in COMPONENTS if component.metrics]
-WITH_STORAGE = [component.name for component in COMPONENTS if component.storage]
 WITH_UI = [component.name for component in COMPONENTS if component.ui]
+WORKLOADS = [workload for component in COMPONENTS for workload in component.workloads]

@@ -33,7 +33,16 @@ def _last_json(text: str) -> dict[str, Any]:
 
 def demo(pipeline: str) -> dict[str, Any]:
     """Run a reference pipeline in a pod of the cluster, by the script that `make demo` calls."""
-    command = [REPO / "scripts" / "demo", pipeline, "--json", "--release", RELEASE, "--namespace", NAMESPACE]
+    command = [
+        sys.executable,
+        REPO / "scripts" / "demo",
+        pipeline,
+        "--json",
+        "--release",
+        RELEASE,
+        "--namespace",
+        NAMESPACE,
+    ]
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return _last_json("\n" + done.stdout)

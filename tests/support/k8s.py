@@ -97,13 +97,20 @@ class Cluster:
         except ApiException as error:
             return f"(no log: {error.reason})"
 
+    def events(self, kind: str, name: str) -> list[str]:
+        """What was said about an object."""
+        selector = f"involvedObject.kind={kind},involvedObject.name={name}"
+        return [
+            event.message for event in self.core.list_namespaced_event(self.namespace, field_selector=selector).items
+        ]
+
     def describe(self, selector: str = "") -> str:
         """Pods with their states, the ends of the logs of those not Ready, and the latest warnings: for messages."""
         text = []
         for pod in self.pods(selector):
             name = pod["metadata"]["name"]
             text.append(f"pod {name}: {_state(pod)}")
-            if not _is_ready(pod) and pod["status"].get("phase") != "Succeeded":
+            if not is_ready(pod) and pod["status"].get("phase") != "Succeeded":
                 for container in _troubled(pod):
                     text += [f"  {container} | {line}" for line in self.logs(name, container=container).splitlines()]
         events = self.core.list_namespaced_event(self.namespace, field_selector="type!=Normal").items
@@ -217,7 +224,8 @@ class Cluster:
                 process.terminate()
 
 
-def _is_ready(pod: Object) -> bool:
+def is_ready(pod: Object) -> bool:
+    """Whether a pod is Ready."""
     conditions = pod["status"].get("conditions", [])
     return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
 
@@ -228,7 +236,7 @@ def _statuses(pod: Object) -> list[Object]:
 
 def _state(pod: Object) -> str:
     """One line about a pod: its phase, and what each container that is not well waits for."""
-    parts = ["Ready" if _is_ready(pod) else pod["status"].get("phase", "?")]
+    parts = ["Ready" if is_ready(pod) else pod["status"].get("phase", "?")]
     for status in _statuses(pod):
         if restarts := status.get("restartCount"):
             parts.append(f"{status['name']} restarted {restarts} times")

@@ -6,6 +6,8 @@ import time
 import uuid
 from dataclasses import dataclass, field
 
+import mlflow
+
 from support import store
 from support.k8s import Cluster
 from support.platform import FrontDoor
@@ -28,8 +30,7 @@ class Keepsake:
         client.log_param(self.run, "kept", "yes")
         client.log_text(self.run, "kept", "note.txt")
         client.set_terminated(self.run)
-        client.create_registered_model(self.name)
-        client.create_model_version(self.name, self.model_uri)
+        mlflow.register_model(self.model_uri, self.name)
         client.set_registered_model_alias(self.name, "champion", "1")
         with store.opened(self.cluster, "pipelines") as s3:
             answer = s3.put_object(Bucket="datasets", Key=f"{self.name}/kept.txt", Body=b"kept")

@@ -143,5 +143,7 @@ def _stateful_sets(objects: list[Object]) -> Iterator[Finding]:
 
 def _hosts(objects: list[Object]) -> Iterator[Finding]:
     for thing in objects:
-        for name, port in sorted(set(HOST.findall(json.dumps(thing)))):
+        # to be allowed is not to be connected to
+        text = re.sub(r"--allowed-hosts=[^\"]*", "", json.dumps(thing))
+        for name, port in sorted(set(HOST.findall(text))):
             yield from _service_port(objects, kind_and_name(thing), name, int(port) if port else None)

@@ -17,12 +17,16 @@ import mlflow
 import numpy as np
 import pytest
 import requests
+from kserve.errors import InvalidInput
 from mlflow.models import infer_signature
+from mlflow.types import ColSpec, Schema, TensorSpec
 from prometheus_client.parser import text_string_to_metric_families
 from sklearn.datasets import load_digits, load_wine
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
+
+from model_server import tensors
 
 RUNTIME = Path(__file__).parents[2] / "images" / "runtime"
 WINE = load_wine(as_frame=True)
@@ -190,7 +194,6 @@ BAD: dict[str, tuple[str, Any, int, str]] = {
     "boolean in a number": (V1, named(ash=True), 400, "got true"),
     "list in a number": (V1, named(ash=[2.43]), 400, "got a list"),
     "null that the model refuses": (V1, {"instances": [[None, *ROW[1:]]]}, 400, "NaN"),
-    "infinite number": (V1, {"instances": [[1e308, *ROW[1:]]] * 2 + [[-1e308, *ROW[1:]]]}, 200, ""),
     "too large": (V1, {"instances": [ROW] * 1000}, 413, "larger than"),
     "deep nesting": (V1, b'{"instances": ' + b"[" * 9000 + b"]" * 9000 + b"}", 400, "not JSON"),
     "nesting of 90": (V1, b'{"instances": ' + b"[" * 90 + b"]" * 90 + b"}", 400, "0"),
@@ -221,7 +224,7 @@ BAD: dict[str, tuple[str, Any, int, str]] = {
     "V2: id is a number": (V2, v2(id=7), 400, "id"),
     "V2: unknown model": ("/v2/models/beer/infer", v2(), 404, "beer"),
     "V2: a version": ("/v2/models/wine/versions/1/infer", v2(), 404, "no model versions"),
-    "V2: one wide string": (V2, v2(data=["x" * 9000] + [""] * 2000, shape=[2001]), 400, "2001"),
+    "V2: one wide string": (V2, v2(data=["x" * 9000] + [""] * 2000, shape=[2001], datatype="BYTES"), 400, "missing"),
 }
 
 
@@ -231,10 +234,9 @@ def test_answers_a_bad_request_with_a_sentence(wine: Server, case: str) -> None:
     content = body if isinstance(body, bytes) else json.dumps(body)
     answer = requests.post(wine.url + path, data=content, headers=JSON, timeout=30)
     assert answer.status_code == status, answer.text
-    if status != 200:
-        assert list(answer.json()) == ["error"]
-        assert words in answer.json()["error"]
-        assert len(answer.text) < 1500
+    assert list(answer.json()) == ["error"]
+    assert words in answer.json()["error"]
+    assert len(answer.text) < 1500
 
 
 @pytest.mark.parametrize(
@@ -367,3 +369,62 @@ def test_tensor_model(tmp_path: Path) -> None:
     assert "tensor" in server.predict([{"pixel": 1}]).json()["error"]
     assert requests.get(f"{server.url}/v2/models/digits", timeout=5).json()["inputs"][0]["shape"] == [-1, 64]
     server.stop()
+
+
+TYPES = Schema([ColSpec("long", "n"), ColSpec("boolean", "b"), ColSpec("string", "s"), ColSpec("datetime", "t"),
+                ColSpec("integer", "maybe", required=False)])  # fmt: skip
+GOOD_ROW = {"n": 3, "b": True, "s": "red", "t": "2026-01-31T12:00:00"}
+
+
+def test_columns_get_the_types_of_the_signature() -> None:
+    table = tensors.from_v1({"instances": [GOOD_ROW, GOOD_ROW | {"n": 4.0}]}, TYPES)
+    assert [str(kind) for kind in table.dtypes] == ["int64", "bool", "object", "datetime64[ns]"]
+    assert table["n"].tolist() == [3, 4]
+    table = tensors.from_v1({"instances": [GOOD_ROW | {"maybe": 2**31 - 1}]}, TYPES)
+    assert str(table["maybe"].dtype) == "int32"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"n": 3.5}, "whole number"),
+        ({"n": None}, "got null"),
+        ({"n": True}, "got true"),
+        ({"n": float("inf")}, "whole number"),
+        ({"n": 1e30}, "out of range"),
+        ({"maybe": 2**31}, "out of range"),
+        ({"b": 1}, "true or false, got 1"),
+        ({"s": 1}, "a string, got 1"),
+        ({"t": "yesterday"}, "ISO 8601"),
+        ({"t": 1}, "ISO 8601"),
+    ],
+)
+def test_a_value_of_another_type_is_refused(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidInput, match=words):
+        tensors.from_v1({"instances": [GOOD_ROW | change]}, TYPES)
+
+
+NAMED = Schema([TensorSpec(np.dtype("float32"), (-1, 2), "a"), TensorSpec(np.dtype("int8"), (-1,), "b")])
+
+
+def test_named_tensors() -> None:
+    found = tensors.from_v1({"instances": [{"a": [1, 2], "b": 3}, {"a": [4, 5], "b": 6}]}, NAMED)
+    assert found["a"].dtype == np.float32
+    assert found["a"].tolist() == [[1, 2], [4, 5]]
+    assert found["b"].tolist() == [3, 6]
+
+
+@pytest.mark.parametrize(
+    ("instance", "words"),
+    [
+        ({"a": [1, 2, 3], "b": 3}, r"shape \[1, 3\]"),
+        ({"a": ["x", "y"], "b": 3}, "type object"),
+        ({"a": [[1], 2], "b": 3}, "equal lengths"),
+        ({"a": [1, 2], "b": 300}, "do not fit"),
+        ({"a": [1, 2]}, "missing: b"),
+        ([1, 2], "named tensors: a, b"),
+    ],
+)
+def test_named_tensors_that_do_not_fit(instance: Any, words: str) -> None:
+    with pytest.raises(InvalidInput, match=words):
+        tensors.from_v1({"instances": [instance]}, NAMED)

@@ -22,9 +22,9 @@ STATUS = {status.value[0]: status for status in grpc.StatusCode}
 #: Seconds for one call. Past that the connection counts as dead, and the client is told to try again.
 CALL_TIMEOUT = 120
 #: Connections that read. Writing has one of its own: what goes one after the other cannot deadlock.
-READERS = 3
+READERS = 2
 #: Seconds after which an idle connection and its process are given up.
-IDLE = 300
+IDLE = 60
 GRACE = 10
 
 

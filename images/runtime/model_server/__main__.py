@@ -20,7 +20,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--http_port", type=int, default=8080)
     parser.add_argument("--workers", type=int, default=1, help="processes, each with its own copy of the model")
     parser.add_argument("--max_body_bytes", type=int, default=2 * 2**20, help="a larger request gets 413")
-    parser.add_argument("--drain_seconds", type=float, default=10, help="after SIGTERM: time not ready, yet answering")
+    parser.add_argument("--drain_seconds", type=float, default=3, help="after SIGTERM: time not ready, yet answering")
     parser.add_argument("--grace_seconds", type=int, default=30, help="after draining: time for requests in flight")
     args = parser.parse_args(argv)
     if args.workers < 1:

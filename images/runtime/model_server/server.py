@@ -263,7 +263,7 @@ async def handle(_request: fastapi.Request, error: Exception) -> JSONResponse:
         return error_response(error.status_code, error.detail, error.headers)
     for kind, status in STATUS.items():
         if isinstance(error, kind):
-            return error_response(status, str(error))
+            return error_response(status, str(error)[:1000])  # it may repeat a long name
     log.error("a prediction failed", exc_info=error)
     return error_response(HTTPStatus.INTERNAL_SERVER_ERROR, "the model failed; the reason is in the server's log")
 

@@ -148,7 +148,8 @@ def _named(values: dict[Any, Any], schema: Schema | None) -> Any:
     if len({len(column) for column in values.values()}) > 1:
         raise InvalidInput("inputs differ in their number of rows")
     if schema.is_tensor_spec():
-        return {name: _fit(np.asarray(value), specs[name]) for name, value in values.items()}
+        arrays = {name: v if isinstance(v, np.ndarray) else _array(v, repr(name)) for name, v in values.items()}
+        return {name: _fit(array, specs[name]) for name, array in arrays.items()}
     return pd.DataFrame({name: _column(values[name], spec) for name, spec in specs.items() if name in values})
 
 

@@ -1,0 +1,145 @@
+"""The steps of the image pipeline, as functions, on real images and on damaged ones; nothing here needs S3."""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from pipelines.images.components import prepare, validate
+
+DIGITS = load_digits()
+ADDRESS = "s3://datasets/digits/manifest.csv?versionId=v-1"
+Images = list[tuple[str, str, bytes]]  # key, label, content
+
+
+def artifact(path: Path) -> Any:
+    """What a step sees of an artifact."""
+    return SimpleNamespace(path=str(path), metadata={})
+
+
+def picture(array: Any, kind: str = "PNG") -> bytes:
+    """The bytes of an image file."""
+    file = io.BytesIO()
+    Image.fromarray(np.asarray(array, dtype="uint8")).save(file, kind)
+    return file.getvalue()
+
+
+def some(count: int = 400) -> Images:
+    """The first images of the UCI data, as `onboard` stores them."""
+    return [
+        (f"digits/{DIGITS.target[n]}-{n:04d}.png", str(DIGITS.target[n]), picture(DIGITS.images[n] * 15))
+        for n in range(count)
+    ]
+
+
+def pack(path: Path, images: Images, stored: dict[str, bytes] | None = None) -> None:
+    """Write the ZIP file that `onboard` makes; `stored` replaces contents after the manifest was written."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["key", "version", "sha256", "label"])
+    with zipfile.ZipFile(path, "w") as archive:
+        for key, label, content in images:
+            writer.writerow([key, "v-1", hashlib.sha256(content).hexdigest(), label])
+            archive.writestr(key, (stored or {}).get(key, content))
+        archive.writestr("manifest.csv", text.getvalue())
+
+
+@pytest.fixture
+def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, dict[str, Any]]]:
+    """Validate images: number of them and report."""
+    monkeypatch.delenv("S3_PIPELINES_BUCKET", raising=False)
+
+    def run(images: Images, **options: Any) -> tuple[int, dict[str, Any]]:
+        pack(tmp_path / "raw", images, **options)
+        count = validate.python_func(artifact(tmp_path / "raw"), ADDRESS, artifact(tmp_path / "report"))
+        return count, json.loads((tmp_path / "report").read_text())
+
+    return run
+
+
+def test_the_real_images_are_fit_for_use(check: Any) -> None:
+    count, report = check(some())
+    assert count == 400
+    assert report["valid"]
+    assert sum(report["labels"].values()) == 400
+    assert set(report["labels"]) == set("0123456789")
+
+
+def changed(content: bytes | None = None, label: str | None = None, number: int = 7) -> Images:
+    """Good images but for one."""
+    images = some()
+    key, old_label, old = images[number]
+    images[number] = (key, label or old_label, old if content is None else content)
+    return images
+
+
+SEVEN = some(8)[7][2]
+BAD: dict[str, tuple[Images, str]] = {
+    "a truncated PNG": (changed(SEVEN[: len(SEVEN) // 2]), "'decodes': .*1 case.*7-0007.png: no: "),
+    "a PNG of which the header is left": (changed(SEVEN[:20]), "'decodes': "),
+    "an empty file": (changed(b""), "'decodes': .*cannot identify image file"),
+    "noise": (changed(os.urandom(300)), "'decodes': "),
+    "a flipped bit": (changed(SEVEN[:-30] + bytes([SEVEN[-30] ^ 1]) + SEVEN[-29:]), "'decodes': "),
+    "a JPEG": (changed(picture(DIGITS.images[7] * 15, "JPEG")), "'form': .*JPEG L 8x8"),
+    "another size": (changed(picture(np.zeros((16, 16)))), "'form': .*PNG L 16x16"),
+    "colours": (changed(picture(np.zeros((8, 8, 3)))), "'form': .*PNG RGB 8x8"),
+    "an unknown label": (changed(label="10"), "'label': isin"),
+    "a word as label": (changed(label="seven"), "'label': wrong type, .*0007.png: seven"),
+    "an image twice": (some() + some(1), "'key': not unique"),
+    "too few images": (some(150), "needs at least 200 images"),
+    "a digit that is too rare": (
+        [image for image in some() if image[1] != "3"],
+        "needs at least 10 images of each digit",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_bad_images_stop_the_run_with_a_sentence(check: Any, tmp_path: Path, case: str) -> None:
+    images, words = BAD[case]
+    with pytest.raises(ValueError, match=words) as raised:
+        check(images)
+    sentence = str(raised.value)
+    assert sentence.startswith("the data cannot be used")
+    assert "\n" not in sentence
+    assert " at 0x" not in sentence
+    assert len(sentence) < 500
+    report = json.loads((tmp_path / "report").read_text())
+    assert not report["valid"]
+    assert report["problems"]
+
+
+def test_content_that_is_not_the_manifests_stops_the_run(check: Any) -> None:
+    images = some()
+    with pytest.raises(ValueError, match=r"'content': .*differs from the manifest"):
+        check(images, stored={images[3][0]: images[13][2]})
+
+
+def test_the_split_has_the_uci_pixels_and_never_changes(tmp_path: Path) -> None:
+    def split(images: Images) -> tuple[pd.DataFrame, pd.DataFrame]:
+        pack(tmp_path / "raw", images)
+        raw, training, held_out = (artifact(tmp_path / name) for name in ("raw", "training", "held_out"))
+        count = prepare.python_func(raw, len(images), training, held_out)
+        one, other = pd.read_csv(training.path), pd.read_csv(held_out.path)
+        assert count == len(other)
+        return one, other
+
+    training, held_out = split(some(300))
+    assert 0.15 < len(held_out) / 300 < 0.35
+    pixels = {tuple(row) for row in pd.concat([training, held_out]).drop(columns="target").to_numpy()}
+    assert pixels == {tuple(row) for row in DIGITS.data[:300]}
+    _, later = split(some(400)[::-1])
+    assert len(held_out.merge(later)) == len(held_out)
