@@ -39,13 +39,14 @@ lint: setup ## Style of Python, YAML, shell, prose; generated files are up to da
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/yamllint --strict .
+	@.venv/bin/shellcheck .ci/run images/argo/unpack charts/iml4e/charts/*/files/*.sh
 	@.venv/bin/codespell
 	@scripts/crds --check
 render: setup ## The chart without a cluster
 	@.venv/bin/pytest -q -n 2 tests/render
 unit: setup ## Our own Python
 	@.venv/bin/pytest -q tests/unit
-e2e: up ## The platform up if it is not, both pipelines, all cluster tests
+e2e: setup up ## The platform up if it is not, both pipelines, all cluster tests
 	@KUBECONFIG=$${KUBECONFIG:-$(IML4E_STATE)/admin.conf} .venv/bin/pytest -q tests/e2e
 load: setup ## Ten seconds of load on the served models
 	@.venv/bin/locust -f load/ --headless --users 16 --run-time 10s

@@ -13,6 +13,7 @@ from support.helm import HelmError, custom_resource_definitions, render
 from support.objects import Object, containers, custom_resource_schemas, find, of_kind, pod_makers, pod_template
 from support.pod_security import violations
 
+
 def platform(pipelines: dict[str, Any] | None = None, **globals_: Any) -> tuple[Object, ...]:
     """The laptop's platform with the part on."""
     return render("laptop", {"global": globals_, "pipelines": {"enabled": True, **(pipelines or {})}})

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from metadata_store_server.command_line import Flags, UsageError, parse
 from metadata_store_server.pool import Database, Pool, Unavailable
 

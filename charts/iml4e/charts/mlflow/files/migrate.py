@@ -91,7 +91,9 @@ def main() -> None:
         # the lock goes with the connection, also when this pod is killed
         lock = text("SELECT GET_LOCK(CONCAT(DATABASE(), '.migration'), :wait)")
         if connection.execute(lock, {"wait": PATIENCE}).scalar() != 1:
-            sys.exit(f"migrate: another pod has been migrating for {PATIENCE} s. Look at its log; this one tries again.")
+            sys.exit(
+                f"migrate: another pod has been migrating for {PATIENCE} s. Look at its log; this one tries again."
+            )
         sys.exit(migrate(connection, uri))
 
 
