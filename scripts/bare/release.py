@@ -131,6 +131,7 @@ def install(own: bool) -> None:
             NAMESPACE,
             *values,
             "--wait",
+            "--wait-for-jobs",
             "--timeout",
             "8m",
         ]

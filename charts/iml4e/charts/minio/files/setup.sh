@@ -60,5 +60,6 @@ consumer() {
 }
 
 connect
+# shellcheck source=/dev/null
 . /setup/plan.sh
 say "done"
