@@ -6,10 +6,8 @@ import os
 import subprocess
 import sys
 
-from support.helm import REPO
-
-sys.path.insert(0, str(REPO / "scripts"))
 from bare import images
+from support.helm import REPO
 
 
 def listed(profile: str) -> set[str]:
