@@ -71,7 +71,7 @@ def test_served_version_is_the_champion(cluster: Cluster, front_door: FrontDoor,
     service = cluster.get(serving.SERVING, "InferenceService", name)
     address = front_door.mlflow.get_model_version_download_uri(name, result["version"])
     assert service["spec"]["predictor"]["model"]["storageUri"].endswith(address.split(":")[-1].strip("/"))
-    assert serving.is_ready(cluster, name)
+    serving.wait_ready(cluster, name)
 
 
 @BOTH

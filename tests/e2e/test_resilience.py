@@ -53,4 +53,4 @@ def test_killed_part_comes_back_with_its_data(
 def test_killed_model_comes_back(cluster: Cluster, wine: Model, bottle: dict[str, float]) -> None:
     kill(cluster, f"serving.kserve.io/inferenceservice={wine.name}")
     cluster.wait("the model to answer again", lambda: wine.predict([bottle]).ok, 30)
-    assert serving.is_ready(cluster, wine.name)
+    serving.wait_ready(cluster, wine.name)

@@ -49,11 +49,20 @@ def status(cluster: Cluster, name: str) -> dict[str, Any]:
 
 
 def is_ready(cluster: Cluster, name: str) -> bool:
-    """Whether an InferenceService is Ready for what its spec says now."""
-    service = cluster.get(SERVING, "InferenceService", name)
-    state = (service or {}).get("status") or {}
-    seen = state.get("observedGeneration") == service["metadata"]["generation"] if service else False
-    return seen and any(c["type"] == "Ready" and c["status"] == "True" for c in state.get("conditions", []))
+    """Whether an InferenceService is Ready for what its spec says now.
+
+    Its observedGeneration does not tell: in Standard mode KServe copies the Deployment's, which an autoscaler moves too.
+    """
+    service = cluster.get(SERVING, "InferenceService", name) or {}
+    deployment = cluster.get("apps/v1", "Deployment", f"{name}-predictor")
+    ready = any(c["type"] == "Ready" and c["status"] == "True" for c in service.get("status", {}).get("conditions", []))
+    if not ready or not deployment:
+        return False
+    wanted, template = service["spec"]["predictor"]["model"], deployment["spec"]["template"]
+    source = template["metadata"].get("annotations", {}).get("internal.serving.kserve.io/storage-initializer-sourceuri")
+    env = [variable for container in template["spec"]["containers"] for variable in container.get("env", [])]
+    follows = source == wanted["storageUri"] and all(variable in env for variable in wanted.get("env", []))
+    return follows and cluster.is_ready("Deployment", f"{name}-predictor")
 
 
 def wait_ready(cluster: Cluster, name: str, seconds: float = 240) -> None:
