@@ -190,7 +190,7 @@ def components() -> tuple[Component, ...]:
                 "--use-service-account-credentials",
                 "--leader-elect=false",
             ),
-            lambda: _port_taken(10257),
+            lambda: port_taken(10257),
         ),
         Component(
             "kube-scheduler",
@@ -200,7 +200,7 @@ def components() -> tuple[Component, ...]:
                 f"--kubeconfig={STATE / 'scheduler.conf'}",
                 "--leader-elect=false",
             ),
-            lambda: _port_taken(10259),
+            lambda: port_taken(10259),
         ),
         Component(
             "containerd",
@@ -241,7 +241,7 @@ PORTS = {
 }
 
 
-def _port_taken(port: int) -> bool:
+def port_taken(port: int) -> bool:
     with socket.socket() as client:
         client.settimeout(1)
         return client.connect_ex(("127.0.0.1", port)) == 0
@@ -268,10 +268,17 @@ def pid_of(name: str) -> int | None:
     return noted["pid"] if _started_at(noted["pid"]) == noted["started"] else None
 
 
+def _runs_as_configured(component: Component) -> bool:
+    """Whether our process of this name runs, with today's command line, program and configuration."""
+    if not pid_of(component.name):
+        return False
+    return json.loads((RUN / f"{component.name}.json").read_text())["signature"] == component.signature
+
+
 def _start(component: Component) -> None:
     note = RUN / f"{component.name}.json"
     pid = pid_of(component.name)
-    if pid and json.loads(note.read_text())["signature"] == component.signature:
+    if _runs_as_configured(component):
         return
     if pid:
         _stop(component.name)
@@ -305,11 +312,7 @@ def _stop(name: str, seconds: float = 20) -> None:
 
 
 def _start_and_wait(component: Component, seconds: float = 90) -> None:
-    if (
-        pid_of(component.name)
-        and component.ready()
-        and json.loads((RUN / f"{component.name}.json").read_text())["signature"] == component.signature
-    ):
+    if _runs_as_configured(component) and component.ready():
         return
     with console.step(f"start {component.name}"):
         _start(component)
@@ -557,10 +560,16 @@ def status() -> None:
     print(kubectl("get", "pods", "--all-namespaces"), end="")
 
 
+def _pod_cgroups() -> list[Path]:
+    """The kubelet's cgroups: one on a unified hierarchy, one a controller otherwise."""
+    root = Path("/sys/fs/cgroup")
+    return [*root.glob("kubepods"), *root.glob("*/kubepods")]
+
+
 def _in_cgroups() -> list[int]:
     """The processes of all pods: our kubelet's cgroups hold them and nothing else."""
     pids = set()
-    for folder in [*Path("/sys/fs/cgroup").glob("kubepods"), *Path("/sys/fs/cgroup").glob("*/kubepods")]:
+    for folder in _pod_cgroups():
         for path in folder.rglob("cgroup.procs"):
             try:
                 pids.update(int(pid) for pid in path.read_text().split())
@@ -634,7 +643,7 @@ def down() -> None:
         mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
         for mount in sorted((m for m in mounts if m.startswith(f"{STATE}/")), key=len, reverse=True):
             subprocess.run(["umount", "--lazy", mount], capture_output=True)
-        for folder in [*Path("/sys/fs/cgroup").glob("kubepods"), *Path("/sys/fs/cgroup").glob("*/kubepods")]:
+        for folder in _pod_cgroups():
             for path in sorted(
                 (p for p in [folder, *folder.rglob("*")] if p.is_dir()), key=lambda p: len(p.parts), reverse=True
             ):

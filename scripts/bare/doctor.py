@@ -113,7 +113,7 @@ def findings() -> Iterator[Finding]:
     for port, owner in cluster.PORTS.items():
         yield Finding(
             f"port {port} free for {owner}",
-            ours or not cluster._port_taken(port),
+            ours or not cluster.port_taken(port),
             f"End what listens there (`ss -ltnp sport = :{port}` names it), then run it again.",
         )
     instances = int(_read("/proc/sys/fs/inotify/max_user_instances") or 0)

@@ -54,8 +54,9 @@ def _heal() -> None:
     found = subprocess.run(["helm", "status", RELEASE, "-n", NAMESPACE, "-o", "json"], capture_output=True, text=True)
     if found.returncode:
         return
-    status = json.loads(found.stdout)["info"]["status"]
-    if status == "pending-install" or (status == "failed" and json.loads(found.stdout)["version"] == 1):
+    release = json.loads(found.stdout)
+    status = release["info"]["status"]
+    if status == "pending-install" or (status == "failed" and release["version"] == 1):
         with console.step(f"undo the half-done installation ({status})"):
             console.run(["helm", "uninstall", RELEASE, "-n", NAMESPACE, "--wait", "--timeout", "3m"])
     elif status.startswith("pending-"):
