@@ -28,8 +28,8 @@ doctor: ## Check this machine; each finding comes with its cure
 	@scripts/doctor
 images: ## Build the images alone
 	@scripts/images build
-demo: ## Run a reference pipeline to a live prediction (PIPELINE=tabular|images)
-	@scripts/demo $(PIPELINE)
+demo: ## Run a reference pipeline to a live prediction (PIPELINE=tabular|images, ENGINE=local|kfp)
+	@scripts/demo $(PIPELINE) $(if $(ENGINE),--engine $(ENGINE))
 
 ##@ The harness
 .PHONY: setup lint render unit e2e load test lock

@@ -5,7 +5,7 @@ import os
 
 from kfp import dsl, kubernetes
 
-#: The image that steps run in on a KFP backend. It holds every package, so nothing is installed when a step starts.
+#: The image that steps run in on a KFP backend.
 BASE_IMAGE = os.environ.get("RUNTIME_IMAGE", "iml4e.local/iml4e/runtime:0.1.0")
 #: The Helm release whose ConfigMap and Secret tell steps where things are.
 RELEASE = os.environ.get("RELEASE", "iml4e")
@@ -26,8 +26,19 @@ CONFIG = (
 )
 SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 
+#: What a step installs as it starts: nothing, as the release's own image holds every package, unless told otherwise.
+PACKAGES = os.environ.get("STEP_PACKAGES", "").split()
+
+#: MLflow tells of an address that only pods reach, of waiting, of a missing pip; pandera of its future.
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "PYTHONWARNINGS": "ignore::FutureWarning",
+}
+
 #: Decorator that makes a step of a function.
-step = functools.partial(dsl.component, base_image=BASE_IMAGE, packages_to_install=[], install_kfp_package=False)
+step = functools.partial(dsl.component, base_image=BASE_IMAGE, packages_to_install=PACKAGES, install_kfp_package=False)
 
 
 def configured(task: dsl.PipelineTask) -> dsl.PipelineTask:
@@ -38,4 +49,6 @@ def configured(task: dsl.PipelineTask) -> dsl.PipelineTask:
     # optional: without an endpoint of its own the release uses Amazon's
     kubernetes.use_config_map_as_env(task, f"{RELEASE}-runner", {name: name for name in CONFIG}, optional=True)
     kubernetes.use_secret_as_env(task, f"{RELEASE}-s3-pipelines", {name: name for name in SECRETS})
+    for name, value in QUIET.items():
+        task.set_env_variable(name, value)
     return task.set_caching_options(False).set_memory_request("256Mi").set_memory_limit("1Gi")

@@ -59,20 +59,21 @@ def outside(cluster: Cluster, front_door: FrontDoor) -> Iterator[dict[str, str]]
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
             "MLFLOW_TRACKING_URI": f"{front_door.url}/mlflow",
             "GATEWAY_URL": front_door.url,
+            "KF_PIPELINES_ENDPOINT": f"{front_door.url}/pipeline",
             "KUBECONFIG": str(cluster.config),
         }
 
 
-def run(pipeline: str, environment: dict[str, str], **parameters: Any) -> Outcome:
+def run(pipeline: str, environment: dict[str, str], *, engine: str = "local", **parameters: Any) -> Outcome:
     """Run a reference pipeline from here, with parameters of its own."""
     words = [word for name, value in parameters.items() for word in ("--param", f"{name}={value}")]
     done = subprocess.run(
-        [sys.executable, "-m", "pipelines.run", pipeline, *words],
+        [sys.executable, "-m", "pipelines.run", pipeline, "--engine", engine, *words],
         cwd=REPO,
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         check=False,
     )
     return Outcome(done.returncode, done.stderr, _last_json("\n" + done.stdout) if done.returncode == 0 else {})

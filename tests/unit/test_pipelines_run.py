@@ -2,6 +2,9 @@
 
 import io
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ from kfp import compiler, dsl
 
 from pipelines import run
 from pipelines.common import settings
+from pipelines.engines import StepFailed, Steps, last_sentence, local, own_words
 from pipelines.images.pipeline import pipeline as images
 from pipelines.tabular.pipeline import pipeline as tabular
 
@@ -33,6 +37,18 @@ def test_steps_need_nothing_but_the_image(compiled: Any) -> None:
         assert "pip" not in " ".join(executor["container"]["command"][:3])
         assert "import pipelines" not in " ".join(executor["container"]["command"])
         assert "from pipelines" not in " ".join(executor["container"]["command"])
+
+
+def test_steps_of_an_image_that_lacks_packages_install_them() -> None:
+    """MLflow's public image: scripts/demo finds out, and says so by STEP_PACKAGES."""
+    code = (
+        "from kfp import compiler; from pipelines.tabular.pipeline import pipeline;"
+        "compiler.Compiler().compile(pipeline, '/dev/stdout')"
+    )
+    environment = {**os.environ, "STEP_PACKAGES": "kfp==2.17.0\npandera"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    executors = next(yaml.safe_load_all(done.stdout))["deploymentSpec"]["executors"]
+    assert all("'kfp==2.17.0' 'pandera'" in " ".join(e["container"]["command"]) for e in executors.values())
 
 
 def test_every_step_gets_its_environment_from_the_release(compiled: Any) -> None:
@@ -89,7 +105,7 @@ def gate(accuracy: float = 1.0) -> None:
 
 def test_kfp_local_goes_through_the_gate() -> None:
     out = io.StringIO()
-    steps = run.run_local(gate, {"accuracy": 0.9}, out)
+    steps = local.run(gate, {"accuracy": 0.9}, out)
     assert steps.outputs == {
         "register": {"Output": "passed", "version": "7"},
         "deploy": {"Output": "/models/7"},
@@ -103,15 +119,73 @@ def test_kfp_local_goes_through_the_gate() -> None:
 
 
 def test_kfp_local_stops_at_the_gate() -> None:
-    assert run.run_local(gate, {"accuracy": 0.1}, io.StringIO()).outputs == {
+    assert local.run(gate, {"accuracy": 0.1}, io.StringIO()).outputs == {
         "register": {"Output": "rejected", "version": "7"}
     }
 
 
 def test_a_failed_step_ends_with_its_own_sentence() -> None:
-    with pytest.raises(run.StepFailed) as raised:
-        run.run_local(gate, {"accuracy": 2.0}, io.StringIO())
+    with pytest.raises(StepFailed) as raised:
+        local.run(gate, {"accuracy": 2.0}, io.StringIO())
     assert str(raised.value) == "Step check failed: /models/7 is\nnot 2.0"
+
+
+# what a pod of Kubeflow Pipelines 2.17 wrote
+LOG = """\
+{"time":"2026-11-24T11:42:02.924302647Z","level":"INFO","msg":"capturing logs","argo":true}
+I1124 11:42:03.054818      19 cache.go:89] Connecting to cache endpoint ml-pipeline.iml4e.svc.cluster.local:8887
+[KFP Executor 2026-11-24 11:42:03,195 INFO]: Looking for component `bad` in --component_module_path `/tmp/x.py`
+[KFP Executor 2026-11-24 11:42:03,195 INFO]: Got executor_input:
+{
+    "inputs": {
+        "parameterValues": {
+            "x": "passed"
+        }
+    }
+}
+{"rows": 3}
+Traceback (most recent call last):
+  File "<frozen runpy>", line 198, in _run_module_as_main
+    raise ValueError(f"the data cannot be used: {x}")
+ValueError: the data cannot be used: passed
+see the report
+I1124 11:42:03.105091      19 launcher_v2.go:1230] ExecutorOutput: {
+  "parameterValues": {
+    "Output": 1
+  }
+}
+E1124 11:42:03.205051      19 launcher_v2.go:449] Component failed to execute successfully: exit status 1
+F1124 11:42:03.384130      19 main.go:59] failed to execute component: exit status 1
+{"time":"2026-11-24T11:42:03.411448396Z","level":"INFO","msg":"sub-process exited","argo":true,"error":"exit status 1"}
+Error: exit status 1
+"""
+
+
+def test_a_pods_log_is_cut_down_to_the_words_of_its_step() -> None:
+    lines = list(own_words(LOG.splitlines()))
+    assert lines == ['{"rows": 3}', "ValueError: the data cannot be used: passed", "see the report"]
+    assert last_sentence(lines) == "the data cannot be used: passed\nsee the report"
+
+
+def test_engine_kfp_without_an_address_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("KF_PIPELINES_ENDPOINT", raising=False)
+    with pytest.raises(SystemExit) as raised:
+        run.main(["tabular", "--engine", "kfp"])
+    assert raised.value.code == 2
+    assert "KF_PIPELINES_ENDPOINT" in capsys.readouterr().err
+
+
+def test_a_backend_that_does_not_answer_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("KF_PIPELINES_ENDPOINT", "http://127.0.0.1:9/pipeline")
+    monkeypatch.setattr("time.sleep", lambda _: None)  # kfp.Client tries five times
+    assert run.main(["tabular"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("pipelines.run: Kubeflow Pipelines at http://127.0.0.1:9/pipeline does not take the run")
+    assert "Traceback" not in said
 
 
 def test_parameters_take_the_types_that_the_pipeline_declares() -> None:
@@ -129,7 +203,7 @@ def test_a_wrong_parameter_is_told(word: str, capsys: pytest.CaptureFixture[str]
 
 
 def test_summary_of_a_rejected_model() -> None:
-    steps = run.Steps(io.StringIO())
+    steps = Steps(io.StringIO())
     steps.outputs = {
         "onboard": {"address": "s3://datasets/wine/wine.csv?versionId=1"},
         "train": {"run_id": "r", "experiment_id": "1"},

@@ -1,0 +1,57 @@
+"""The two ways to run a pipeline: `local`, without a backend, and `remote`, on Kubeflow Pipelines. Here what both share."""
+
+import re
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+
+class StepFailed(Exception):
+    """A step ended with an error; the message names the step and repeats its last sentence."""
+
+
+class Steps:
+    """What a run has come to: tells it with times, and keeps what the steps return."""
+
+    def __init__(self, out: Any) -> None:
+        self.out = out
+        self.start = time.monotonic()
+        self.outputs: dict[str, dict[str, Any]] = {}
+        self.seconds: dict[str, float] = {}
+        self.url = ""
+        """Page of the run on Kubeflow Pipelines."""
+
+    def say(self, text: str) -> None:
+        """Print a line with the time since the start, in minutes and seconds."""
+        minutes, seconds = divmod(int(time.monotonic() - self.start), 60)
+        print(f"[{minutes:02d}:{seconds:02d}] {text}", file=self.out, flush=True)
+
+    def ended(self, name: str, seconds: float, *, ok: bool = True, how: str = "") -> None:
+        """Tell the end of a step, and keep how long it took."""
+        self.seconds[name] = round(seconds, 1)
+        self.say(f"{'✓' if ok else '✗'} {name} ({how or f'{seconds:.1f} s'})")
+
+
+def own_words(lines: Iterable[str]) -> Iterator[str]:
+    """Leave out what KFP and Argo say around a step, empty lines, and the frames of a stack trace."""
+    hide_until = ""
+    for line in (line.rstrip() for line in lines):
+        if hide_until:
+            if re.fullmatch(hide_until, line):
+                if hide_until != r"\}":
+                    yield line
+                hide_until = ""
+        elif re.match(r"\[KFP Executor|[IWEF]\d{4} \d\d:\d\d:", line):
+            hide_until = r"\}" if line.endswith(("executor_input:", "{")) else ""  # and then JSON
+        elif line.startswith("Traceback "):
+            hide_until = r"\S.*"
+        elif line and not re.match(r'\{"time":.*"argo":true|Error: exit status \d+$', line):
+            yield line
+
+
+def last_sentence(lines: list[str]) -> str:
+    """Dig the message of the exception out of a step's last lines; without one, all that was said last."""
+    for number in range(len(lines) - 1, -1, -1):
+        if found := re.match(r"(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Exit|Interrupt)\w*: (.+)", lines[number]):
+            return "\n".join([found[1], *lines[number + 1 :]]).strip()
+    return "\n".join(line for line in lines[-10:] if line) or "it said nothing"
