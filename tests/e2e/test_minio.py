@@ -96,3 +96,13 @@ def secrets_of(pod: dict[str, Any]) -> str:
 def every(spec: dict[str, Any]) -> list[dict[str, Any]]:
     """All containers of a pod."""
     return [*spec.get("initContainers", []), *spec["containers"]]
+
+
+def test_old_logs_of_runs_are_deleted_and_nothing_else(cluster: Cluster, s3_port: int) -> None:
+    root = cluster.secret("iml4e-minio")
+    rules = store.client(s3_port, root["rootUser"], root["rootPassword"]).get_bucket_lifecycle_configuration(
+        Bucket="pipelines"
+    )["Rules"]
+    assert [(rule["Filter"]["Prefix"], rule["Expiration"]["Days"], rule["Status"]) for rule in rules] == [
+        ("logs/", 30, "Enabled")
+    ]

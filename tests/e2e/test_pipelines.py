@@ -9,13 +9,16 @@ import itertools
 import json
 import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sklearn.datasets import load_wine
 
 from support import experiments, serving
+from support.helm import RELEASE
 from support.k8s import Cluster
+from support.kubeflow import Kubeflow
 from support.platform import FrontDoor, Model
 
 Result = dict[str, Any]
@@ -78,6 +81,44 @@ def test_served_version_is_the_champion(cluster: Cluster, front_door: FrontDoor,
 def test_printed_line_makes_the_prediction(result: Result, name: str) -> None:
     done = subprocess.run(result["curl"], shell=True, capture_output=True, text=True, timeout=30, check=True)
     assert json.loads(done.stdout) == result["prediction"]
+
+
+# --- on Kubeflow Pipelines
+
+
+@BOTH
+def test_run_is_one_of_kubeflow_pipelines(kubeflow: Kubeflow, result: Result, name: str) -> None:
+    """The fixtures run the pipelines by the engine that is chosen by itself; here is which."""
+    run = kubeflow.client.get_run(result["pipeline_run"].split("/")[-1])
+    assert run.state == "SUCCEEDED"
+    # its steps read, write and deploy with this account's rights and no others
+    assert run.service_account == f"{RELEASE}-runner"
+
+
+@pytest.mark.usefixtures("kubeflow")
+def test_the_other_engine_is_a_word_away(tabular: Result) -> None:
+    result = experiments.demo("tabular", "--engine", "local")
+    assert result["pipeline_run"] is None
+    assert {**result["metrics"], "gate": result["gate"]} == {**tabular["metrics"], "gate": tabular["gate"]}
+    assert result["dataset"] == tabular["dataset"]
+
+
+@pytest.mark.usefixtures("kubeflow")
+def test_own_data_goes_to_the_steps_by_the_bucket(tabular: Result, tmp_path: Path) -> None:
+    CSV.sample(frac=0.9, random_state=1).to_csv(tmp_path / "mine.csv", index=False)
+    result = experiments.demo("tabular", "--data", str(tmp_path / "mine.csv"), "--param", "regularization=1e-6")
+    assert result["pipeline_run"]
+    assert result["dataset"]["sha256"] == hashlib.sha256((tmp_path / "mine.csv").read_bytes()).hexdigest()
+    assert result["gate"] == "rejected"
+
+
+@pytest.mark.usefixtures("kubeflow")
+def test_a_failed_step_ends_with_its_own_sentence_there_too(environment: dict[str, str]) -> None:
+    outcome = experiments.run("tabular", environment, engine="kfp", dataset_key="no/such/file.csv")
+    assert outcome.code == 1
+    assert outcome.said.strip().endswith(
+        "Step onboard failed: cannot read no/such/file.csv in bucket datasets: The specified key does not exist."
+    )
 
 
 # --- data that will not do

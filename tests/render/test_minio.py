@@ -77,3 +77,28 @@ def test_an_existing_root_secret_replaces_the_generated_one() -> None:
     assert "iml4e-minio" not in {secret["metadata"]["name"] for secret in of_kind(objects, "Secret")}
     store = pod_template(find(objects, "StatefulSet", "iml4e-minio"))["spec"]["containers"][0]
     assert {v["valueFrom"]["secretKeyRef"]["name"] for v in store["env"] if "valueFrom" in v} == {"my-root"}
+
+
+@pytest.mark.parametrize(
+    ("expire", "says"),
+    [
+        ({"expire": [{"prefix": "tmp/", "days": 7}]}, "retention"),
+        ({"expire": []}, "no_retention"),
+        ({}, ""),
+    ],
+    ids=["rules", "no rules", "left alone"],
+)
+def test_retention_is_set_taken_away_or_left_alone(expire: Object, says: str) -> None:
+    plan = setup({"minio": {"buckets": [{"name": "scratch", "versioned": False, **expire}]}})
+    assert plan["plan.sh"].splitlines()[:2] == (
+        ["bucket scratch", f"{says} scratch"] if says else ["bucket scratch", "consumer mlflow"]
+    )
+    rules = json.loads(plan.get("lifecycle-scratch.json", '{"Rules": []}'))["Rules"]
+    assert [(rule["Filter"]["Prefix"], rule["Expiration"]["Days"]) for rule in rules] == (
+        [("tmp/", 7)] if says == "retention" else []
+    )
+
+
+def test_logs_of_runs_go_after_a_month() -> None:
+    (rule,) = json.loads(setup()["lifecycle-pipelines.json"])["Rules"]
+    assert (rule["Filter"]["Prefix"], rule["Expiration"]["Days"], rule["Status"]) == ("logs/", 30, "Enabled")

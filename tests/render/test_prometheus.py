@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -32,6 +33,15 @@ def test_only_pods_of_this_release_count_as_its_parts() -> None:
     ][0]
     assert parts["namespaces"]["names"] == ["iml4e"]
     assert parts["selectors"] == [{"role": "pod", "label": "app.kubernetes.io/instance=iml4e"}]
+
+
+def test_no_series_is_kept_for_each_run() -> None:
+    parts = next(job for job in configuration()["scrape_configs"] if job["job_name"] == "parts")
+    dropped = [rule["regex"] for rule in parts["metric_relabel_configs"] if rule.get("action") == "drop"]
+    assert [bool(re.fullmatch(dropped[0], f"resource_manager_workflow_runs_{end}")) for end in ("success", "gc")] == [
+        True,
+        False,
+    ]
 
 
 def test_without_the_kubelet_no_right_to_nodes_is_asked_for() -> None:

@@ -31,19 +31,11 @@ def _last_json(text: str) -> dict[str, Any]:
     return json.loads(text[start:]) if text[start:].startswith("{") else {}
 
 
-def demo(pipeline: str) -> dict[str, Any]:
-    """Run a reference pipeline in a pod of the cluster, by the script that `make demo` calls."""
-    command = [
-        sys.executable,
-        REPO / "scripts" / "demo",
-        pipeline,
-        "--json",
-        "--release",
-        RELEASE,
-        "--namespace",
-        NAMESPACE,
-    ]
-    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=600, check=False)
+def demo(pipeline: str, *words: str) -> dict[str, Any]:
+    """Run a reference pipeline by the script that `make demo` calls, on Kubeflow Pipelines where the release has it."""
+    where = ("--release", RELEASE, "--namespace", NAMESPACE)
+    command = [sys.executable, REPO / "scripts" / "demo", pipeline, "--json", *where, *words]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return _last_json("\n" + done.stdout)
 

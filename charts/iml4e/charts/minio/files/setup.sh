@@ -42,6 +42,13 @@ retention() {
     say "retention of bucket $1"
 }
 
+no_retention() {
+    # there may be none to remove, which is an error to mc
+    mc ilm rule rm --all --force "store/$1" >/dev/null 2>&1 || true
+    reason=$(mc ilm rule ls "store/$1" 2>&1) && fail "cannot remove the retention of bucket $1. $reason"
+    say "no retention of bucket $1"
+}
+
 consumer() {
     policy="consumer-$1"
     access_key=$(cat "/keys/$1/AWS_ACCESS_KEY_ID")
