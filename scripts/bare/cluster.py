@@ -557,7 +557,8 @@ def status() -> None:
     if not pid_of("kube-apiserver"):
         return
     print(f"\nexport KUBECONFIG={KUBECONFIG}\n")
-    print(kubectl("get", "pods", "--all-namespaces"), end="")
+    # not those that are done, of which a run of a pipeline leaves twenty
+    print(kubectl("get", "pods", "--all-namespaces", "--field-selector=status.phase!=Succeeded"), end="")
 
 
 def _pod_cgroups() -> list[Path]:

@@ -66,7 +66,8 @@ def _heal() -> None:
 
 def _last_words() -> str:
     """The pods that are not ready, with their own last log lines."""
-    found = subprocess.run(["kubectl", "get", "pods", "-n", NAMESPACE, "-o", "json"], capture_output=True, text=True)
+    command = ["kubectl", "get", "pods", "-n", NAMESPACE, "-l", "!pipeline/runid", "-o", "json"]
+    found = subprocess.run(command, capture_output=True, text=True)
     if found.returncode:
         return found.stderr
     lines = []
