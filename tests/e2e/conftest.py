@@ -18,6 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from support import experiments, helm, store
 from support.k8s import Cluster, kubeconfig
 from support.keepsake import Keepsake
+from support.kubeflow import Kubeflow
 from support.platform import FrontDoor, Model
 
 
@@ -132,6 +133,24 @@ def only_parts_that_are_on(request: pytest.FixtureRequest) -> None:
     part = getattr(parameters.get("component"), "name", None) or getattr(parameters.get("workload"), "part", None)
     if part and not request.getfixturevalue("values")[part]["enabled"]:
         pytest.skip(f"{part} is off in this release")
+
+
+@pytest.fixture(scope="module")
+def kubeflow(
+    cluster: Cluster,
+    front_door: FrontDoor,
+    values: dict[str, Any],
+    s3: Callable[[str], Any],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Kubeflow]:
+    """Kubeflow Pipelines, with an experiment of its own for the runs of a module."""
+    if not values["pipelines"]["enabled"]:
+        pytest.skip("pipelines is off in this release: `make up` leaves it out where its images are missing")
+    pod = cluster.workload("Deployment", f"{helm.RELEASE}-mlflow")["spec"]["template"]["spec"]
+    image = pod["containers"][0]["image"]
+    kubeflow = Kubeflow(cluster, front_door, s3("pipelines"), image, tmp_path_factory.mktemp("packages"))
+    yield kubeflow
+    kubeflow.remove(kubeflow.experiment)
 
 
 @pytest.fixture

@@ -8,25 +8,11 @@ import pytest
 
 from support import serving
 from support.components import WORKLOADS, Workload
-from support.k8s import Cluster, is_ready
+from support.k8s import Cluster
 from support.keepsake import Keepsake
 from support.platform import Model, Traffic
 
 pytestmark = pytest.mark.disruptive
-
-
-def kill(cluster: Cluster, selector: str) -> None:
-    """Kill all pods that a selector picks, and wait until others are Ready in their place."""
-    killed = {pod["metadata"]["uid"] for pod in cluster.pods(selector)}
-    assert killed, f"nothing to kill: {selector}"
-    for pod in cluster.pods(selector):
-        cluster.kill(pod["metadata"]["name"])
-
-    def replaced() -> bool:
-        now = cluster.pods(selector)
-        return bool(now) and all(pod["metadata"]["uid"] not in killed and is_ready(pod) for pod in now)
-
-    cluster.wait(f"new pods of {selector} to be Ready", replaced, 120, selector=selector)
 
 
 def selector_of(cluster: Cluster, workload: Workload) -> str:
@@ -41,7 +27,7 @@ def test_killed_part_comes_back_with_its_data(
 ) -> None:
     body = {"instances": [bottle]}
     with Traffic(f"{wine.base}/v1/models/{wine.name}:predict", body) as traffic:
-        kill(cluster, selector_of(cluster, workload))
+        cluster.replace(selector_of(cluster, workload))
         time.sleep(5)
     if workload.part == "gateway":
         assert wine.predict([bottle]).ok
@@ -51,6 +37,6 @@ def test_killed_part_comes_back_with_its_data(
 
 
 def test_killed_model_comes_back(cluster: Cluster, wine: Model, bottle: dict[str, float]) -> None:
-    kill(cluster, f"serving.kserve.io/inferenceservice={wine.name}")
+    cluster.replace(f"serving.kserve.io/inferenceservice={wine.name}")
     cluster.wait("the model to answer again", lambda: wine.predict([bottle]).ok, 30)
     serving.wait_ready(cluster, wine.name)

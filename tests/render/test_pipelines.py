@@ -313,7 +313,7 @@ def test_controllers_find_the_kinds_that_they_wait_for() -> None:
     ("workload", "change"),
     [
         ("iml4e-pipelines", {"mlflow": {"experiment": "Other"}}),
-        ("iml4e-pipelines-argo", {"runs": {"ttlSecondsAfterFinished": 60}}),
+        ("iml4e-pipelines-argo", {"runs": {"ttlSecondsAfterFinished": 900}}),
     ],
     ids=["API server", "controller"],
 )

@@ -105,12 +105,14 @@ class Cluster:
         ]
 
     def describe(self, selector: str = "") -> str:
-        """Pods with their states, the ends of the logs of those not Ready, and the latest warnings: for messages."""
+        """Pods that are not done, the ends of the logs of those not Ready, and the latest warnings: for messages."""
         text = []
         for pod in self.pods(selector):
             name = pod["metadata"]["name"]
+            if pod["status"].get("phase") == "Succeeded":
+                continue
             text.append(f"pod {name}: {_state(pod)}")
-            if not is_ready(pod) and pod["status"].get("phase") != "Succeeded":
+            if not is_ready(pod):
                 for container in _troubled(pod):
                     text += [f"  {container} | {line}" for line in self.logs(name, container=container).splitlines()]
         events = self.core.list_namespaced_event(self.namespace, field_selector="type!=Normal").items
@@ -175,6 +177,19 @@ class Cluster:
     def kill(self, pod: str) -> None:
         """End a pod with no time to say goodbye. Not a forced deletion: two pods would share a volume for a moment."""
         self.core.delete_namespaced_pod(pod, self.namespace, grace_period_seconds=1)
+
+    def replace(self, selector: str) -> None:
+        """Kill all pods that a selector picks, and wait until others are Ready in their place."""
+        killed = {pod["metadata"]["uid"] for pod in self.pods(selector)}
+        assert killed, f"nothing to kill: {selector}"
+        for pod in self.pods(selector):
+            self.kill(pod["metadata"]["name"])
+
+        def replaced() -> bool:
+            now = self.pods(selector)
+            return bool(now) and all(pod["metadata"]["uid"] not in killed and is_ready(pod) for pod in now)
+
+        self.wait(f"new pods of {selector} to be Ready", replaced, 120, selector=selector)
 
     def exec(self, pod: str, *command: str, container: str | None = None) -> str:
         """Run a command in a pod and return what it printed."""

@@ -1,0 +1,177 @@
+"""What an administrator sets once for all runs reaches every pod of every run."""
+
+# no `from __future__ import annotations`: the SDK reads the steps' types as they stand
+
+import datetime
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from kfp import dsl
+
+from pipelines.engines import lineage
+from support import helm, store
+from support.k8s import Cluster
+from support.kubeflow import BUCKET, Kubeflow, Run, step
+
+pytestmark = [pytest.mark.disruptive, pytest.mark.timeout(600)]
+
+SECRET = "e2e-private-ca"
+TOLERATION = {"key": "e2e", "operator": "Equal", "value": "runs", "effect": "NoSchedule"}
+VALUES: dict[str, Any] = {
+    "pipelines": {
+        "caCertificate": {"existingSecret": SECRET},
+        # it is never asked: the runs here stay inside the cluster
+        "proxy": {"https": "http://proxy.invalid:3128", "noProxy": "example.org"},
+        "runs": {
+            "cache": False,
+            "archiveLogs": False,
+            "env": [{"name": "PIP_INDEX_URL", "value": "https://index.invalid/simple"}],
+            "resources": {"limits": {"memory": "300Mi"}},
+            "podSpec": {"nodeSelector": {"kubernetes.io/os": "linux"}, "tolerations": [TOLERATION]},
+        },
+    }
+}
+
+
+@step
+def look(certificate: str, key: str) -> str:
+    """Talk TLS with a server whose certificate the private authority signed, and tell the environment."""
+    import http.server
+    import json
+    import os
+    import ssl
+    import threading
+
+    import requests
+
+    with open("/tmp/server.pem", "w") as file:
+        file.write(key + certificate)
+    server = http.server.HTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain("/tmp/server.pem")
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    os.chdir("/var/empty" if os.path.isdir("/var/empty") else "/tmp")
+    answer = requests.get(f"https://localhost:{server.server_port}/", timeout=10)
+    return json.dumps({"answer": answer.status_code, "env": dict(os.environ)})
+
+
+@dsl.pipeline(name="e2e-values")
+def values_pipeline(certificate: str, key: str) -> None:
+    """One step."""
+    look(certificate=certificate, key=key)
+
+
+def signed(name: str, by: tuple[x509.Certificate, Any] | None = None) -> tuple[x509.Certificate, Any]:
+    """A certificate of a day and its key: an authority's own, or a server's that `by` signed."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(by[0].subject if by else subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=by is None, path_length=None), critical=True)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key((by[1] if by else key).public_key()), critical=False
+        )
+        .add_extension(
+            x509.KeyUsage(True, False, False, False, False, by is None, by is None, False, False), critical=True
+        )
+        .sign(by[1] if by else key, hashes.SHA256())
+    )
+    return certificate, key
+
+
+def pem(thing: Any) -> str:
+    """A certificate or a key as text."""
+    if isinstance(thing, x509.Certificate):
+        return thing.public_bytes(serialization.Encoding.PEM).decode()
+    return thing.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    ).decode()
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Two runs of the same thing under the values above."""
+
+    first: Run
+    second: Run
+    pods: list[dict[str, Any]]
+    """All pods of the first: the one that prepares the run, and the two of its step."""
+    told: dict[str, Any]
+    """What its step told."""
+
+
+@pytest.fixture(scope="module")
+def seen(cluster: Cluster, kubeflow: Kubeflow) -> Iterator[Seen]:
+    """The runs; afterwards the release is as it was."""
+    authority = signed("e2e authority")
+    certificate, key = signed("localhost", by=authority)
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": SECRET}}
+    cluster.apply({**secret, "stringData": {"ca.crt": pem(authority[0])}})
+    before = helm.revision()
+    helm.upgrade(VALUES)
+    try:
+        first, second = (
+            kubeflow.submit(values_pipeline, cached=True, certificate=pem(certificate), key=pem(key)) for _ in range(2)
+        )
+        first.succeeded()
+        pods = cluster.pods(f"pipeline/runid={first.id}")
+        (told,) = lineage.steps(f"{kubeflow.front_door.url}/pipeline", first.id)
+        second.succeeded()
+        yield Seen(first, second, pods, json.loads(told.outputs["Output"]))
+    finally:
+        helm.rollback(before)
+        cluster.delete("v1", "Secret", SECRET)
+
+
+def test_steps_trust_the_private_authority(seen: Seen) -> None:
+    assert seen.told["answer"] == 200
+
+
+def test_steps_have_the_proxy_and_keep_off_it_inside_the_cluster(seen: Seen) -> None:
+    env = seen.told["env"]
+    assert env["HTTPS_PROXY"] == env["https_proxy"] == "http://proxy.invalid:3128"
+    assert {".svc", "example.org", "localhost"} <= set(env["NO_PROXY"].split(","))
+
+
+def test_steps_have_the_variables_and_the_limits(seen: Seen) -> None:
+    assert seen.told["env"]["PIP_INDEX_URL"] == "https://index.invalid/simple"
+    (step_pod,) = (pod for pod in seen.pods if "container-impl" in pod["metadata"]["name"])
+    (main,) = (c for c in step_pod["spec"]["containers"] if c["name"] == "main")
+    assert main["resources"]["limits"]["memory"] == "300Mi"
+
+
+def test_every_pod_goes_where_runs_belong(seen: Seen) -> None:
+    assert len(seen.pods) == 3
+    for pod in seen.pods:
+        assert TOLERATION in pod["spec"]["tolerations"]
+        assert pod["spec"]["nodeSelector"] == {"kubernetes.io/os": "linux"}
+
+
+def test_nothing_is_reused_when_the_cache_is_off(kubeflow: Kubeflow, seen: Seen) -> None:
+    (again,) = lineage.steps(f"{kubeflow.front_door.url}/pipeline", seen.second.id)
+    assert again.state == "succeeded"
+
+
+def test_no_log_is_kept_when_archiving_is_off(cluster: Cluster, seen: Seen) -> None:
+    with store.opened(cluster, "pipelines") as s3:
+        kept = [
+            s3.list_objects_v2(Bucket=BUCKET, Prefix=f"logs/{p['metadata']['name']}")["KeyCount"] for p in seen.pods
+        ]
+    assert kept == [0, 0, 0]
