@@ -31,7 +31,8 @@ class Run:
         from kfp_server_api import ApiException
 
         self.host = host
-        self.away_errors = (ApiException, HTTPError, requests.RequestException)
+        # RuntimeError: ML Metadata without its database
+        self.away_errors = (ApiException, HTTPError, requests.RequestException, RuntimeError)
         with warnings.catch_warnings(), contextlib.redirect_stdout(None):
             warnings.simplefilter("ignore")
             self.client = kfp.Client(host=host)
