@@ -117,8 +117,12 @@ class Run:
             return ""
         workflow, _, number = nodes[0].rpartition("-")  # Argo's node, of which the pod has its name
         pod = f"{workflow}-system-container-impl-{number}"
-        events = self._ask("events", step, podname=pod).json().get("items", [])
-        return next((event["message"] for event in reversed(events) if event["type"] == "Warning"), "")
+        events = []
+        with contextlib.suppress(requests.RequestException):
+            events = self._ask("events", step, podname=pod).json().get("items", [])
+        said = [event["message"] for event in events if event["type"] == "Warning"]
+        # "Error: ImagePullBackOff" says less than the one before it
+        return next((text for text in reversed(said) if not text.startswith("Error: ")), "".join(said[-1:]))
 
     def _log(self, step: lineage.Step) -> list[str]:
         """Read what a step said: from its pod, or from the bucket when that is gone."""
@@ -130,8 +134,8 @@ class Run:
 
     def _ask(self, what: str, step: lineage.Step, **about: str) -> requests.Response:
         """Ask the user interface's own endpoints about a pod."""
-        if step.namespace:
-            about["podnamespace"] = step.namespace
+        # ML Metadata knows it once the pod has started
+        about["podnamespace"] = step.namespace or os.environ.get("KF_PIPELINES_NAMESPACE", "")
         answer = requests.get(f"{self.host}/k8s/pod/{what}", params=about, timeout=15)
         answer.raise_for_status()
         return answer

@@ -2,6 +2,7 @@
 
 # no `from __future__ import annotations`: the SDK reads the steps' types as they stand
 
+import io
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -12,12 +13,14 @@ import pytest
 import requests
 from kfp import dsl
 
+from pipelines.engines import StepFailed, remote
 from support.helm import NAMESPACE
 from support.k8s import Cluster
 from support.kubeflow import ARGO, BUCKET, Kubeflow, Run, step
 from support.platform import FrontDoor
 
 GPU = "nvidia.com/gpu"
+ABSENT = "iml4e.local/no/such-image:1"
 
 
 @step
@@ -59,6 +62,16 @@ def rest(seconds: int) -> None:
 
     print(f"resting for {seconds} s", flush=True)
     time.sleep(seconds)
+
+
+@dsl.component(base_image=ABSENT, packages_to_install=[], install_kfp_package=False)
+def lost() -> None:
+    pass
+
+
+@dsl.pipeline(name="e2e-lost")
+def lost_in_space() -> None:
+    lost()
 
 
 @dsl.pipeline(name="e2e-measure")
@@ -223,6 +236,23 @@ def test_a_failed_run_succeeds_when_it_is_tried_again_without_the_cause(kubeflow
     requests.post(address, timeout=30).raise_for_status()
     run.wait("the run to go on", lambda: run.state() != "FAILED", 30)
     assert run.succeeded().said("measure/note") == f"{kubeflow.name}/fetch"
+
+
+def test_a_pod_that_never_starts_ends_the_run_with_its_reason(
+    kubeflow: Kubeflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The harness's engine: `kfp.Client` alone would wait for ever."""
+    monkeypatch.setattr(remote, "START_TIMEOUT", 45)
+    monkeypatch.setenv("KF_PIPELINES_NAMESPACE", NAMESPACE)  # from the ConfigMap of runners
+    out = io.StringIO()
+    with pytest.raises(StepFailed) as raised:
+        remote.run(f"{kubeflow.front_door.url}/pipeline", lost_in_space, {}, out)
+    assert str(raised.value).startswith("the pod of step lost does not start: ")
+    assert ABSENT in str(raised.value)
+    assert "its pod waits: " in out.getvalue()
+    run = Run(kubeflow, re.search("details/(.+)", out.getvalue())[1])
+    run.wait("the run to be cancelled", lambda: run.state() in {"CANCELING", "CANCELED", "FAILED"}, 60)
+    kubeflow.client.delete_run(run.id)
 
 
 # --- what a run leaves behind
