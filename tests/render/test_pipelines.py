@@ -320,3 +320,28 @@ def test_controllers_find_the_kinds_that_they_wait_for() -> None:
 def test_a_server_starts_anew_when_its_settings_change(workload: str, change: dict[str, Any]) -> None:
     before, after = (pod_template(find(objects, "Deployment", workload)) for objects in (platform(), platform(change)))
     assert before["metadata"]["annotations"] != after["metadata"]["annotations"]
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({}, True),
+        ({"pipelines": {"enabled": False}}, False),
+        ({"pipelines": {"route": {"enabled": False}}}, False),
+    ],
+    ids=["all on", "off", "not at the front door"],
+)
+def test_steps_are_told_where_it_is_if_it_is_there(values: Object, told: bool) -> None:
+    """The harness chooses its engine by that, and kfp.Client its address."""
+    on = {"pipelines": {"enabled": True}}
+    data = find(render("laptop", {**on, **values}), "ConfigMap", "iml4e-runner")["data"]
+    addresses = {name: value for name, value in data.items() if name.startswith("KF_PIPELINES_")}
+    assert addresses == (
+        {
+            "KF_PIPELINES_ENDPOINT": "http://iml4e-gateway.iml4e.svc/pipeline",
+            "KF_PIPELINES_UI_ENDPOINT": "http://localhost:30080/pipeline",
+            "KF_PIPELINES_NAMESPACE": "iml4e",
+        }
+        if told
+        else {}
+    )
