@@ -72,14 +72,13 @@ class Step:
     """What it returned: output parameters by name."""
 
 
-def _call(host: str, method: str, **request: Any) -> Any:
-    """Call a method of ML Metadata's service.
+def ask(host: str, method: str, message: bytes) -> bytes:
+    """Call a method of ML Metadata's service by gRPC-Web: encoded request in, encoded response out.
 
     Raises:
         requests.RequestException: nothing answers there.
         RuntimeError: ML Metadata refuses; the message is its own.
     """
-    message = CLASSES[f"{method}Request"](**request).SerializeToString()
     answer = requests.post(
         urljoin(host, f"/{SERVICE}/{method}"),  # the page of Kubeflow Pipelines finds it there, whatever its own path
         data=b"\0" + len(message).to_bytes(4, "big") + message,
@@ -99,7 +98,13 @@ def _call(host: str, method: str, **request: Any) -> Any:
     trailers = {name.lower(): value.strip() for name, value in trailers.items()}
     if trailers.get("grpc-status", "0") != "0":
         raise RuntimeError(f"ML Metadata at {host}: {trailers.get('grpc-message', 'no reason given')}")
-    return CLASSES[f"{method}Response"].FromString(content)
+    return content
+
+
+def _call(host: str, method: str, **request: Any) -> Any:
+    """Ask with one of the messages described here."""
+    message = CLASSES[f"{method}Request"](**request).SerializeToString()
+    return CLASSES[f"{method}Response"].FromString(ask(host, method, message))
 
 
 def steps(host: str, run_id: str) -> list[Step]:

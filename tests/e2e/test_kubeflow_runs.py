@@ -232,7 +232,7 @@ def test_the_reason_of_a_failure_reaches_the_user(kubeflow: Kubeflow, failure: F
 def test_a_failed_run_succeeds_when_it_is_tried_again_without_the_cause(kubeflow: Kubeflow, failure: Failure) -> None:
     run = failure.run
     kubeflow.s3.put_object(Bucket=BUCKET, Key=f"{kubeflow.name}/fetch", Body=b"now")
-    address = f"{kubeflow.front_door.url}/pipeline/apis/v2beta1/runs/{run.id}:retry"
+    address = f"{kubeflow.host}/apis/v2beta1/runs/{run.id}:retry"
     requests.post(address, timeout=30).raise_for_status()
     run.wait("the run to go on", lambda: run.state() != "FAILED", 30)
     assert run.succeeded().said("measure/note") == f"{kubeflow.name}/fetch"
@@ -246,7 +246,7 @@ def test_a_pod_that_never_starts_ends_the_run_with_its_reason(
     monkeypatch.setenv("KF_PIPELINES_NAMESPACE", NAMESPACE)  # from the ConfigMap of runners
     out = io.StringIO()
     with pytest.raises(StepFailed) as raised:
-        remote.run(f"{kubeflow.front_door.url}/pipeline", lost_in_space, {}, out)
+        remote.run(kubeflow.host, lost_in_space, {}, out)
     assert str(raised.value).startswith("the pod of step lost does not start: ")
     assert ABSENT in str(raised.value)
     assert "its pod waits: " in out.getvalue()
@@ -268,7 +268,7 @@ def test_an_artifact_on_the_page_is_the_one_in_the_store(kubeflow: Kubeflow, run
 
 def test_the_page_finds_an_artifact_by_its_lineage(kubeflow: Kubeflow, run: Run) -> None:
     key = run.keys()["measure/note"]
-    known = kubeflow.lineage(f"minio://{BUCKET}/{key}")
+    known = kubeflow.lineage_of(f"minio://{BUCKET}/{key}")
     # how to open the store: the page hands it on as it stands
     provider = re.search(rb'\{"Provider":.*?\}\}', known)[0].decode()
     assert json.loads(provider)["Provider"] == "minio"

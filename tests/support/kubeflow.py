@@ -18,13 +18,14 @@ from kfp import dsl
 from kfp.compiler import Compiler
 from kfp_server_api import ApiException
 
+from pipelines.engines import lineage
+from pipelines.engines.remote import ENDED
 from support.helm import NAMESPACE
 from support.k8s import Cluster
 from support.platform import FrontDoor
 
 ARGO = "argoproj.io/v1alpha1"
 BUCKET = "pipelines"
-ENDED = {"SUCCEEDED", "FAILED", "CANCELED", "SKIPPED"}
 # stands in a compiled pipeline until it is submitted, as only the live release knows its image
 IMAGE = "image-of-the-release"
 
@@ -45,8 +46,13 @@ class Kubeflow:
     def __post_init__(self) -> None:
         """Connect, and make an experiment for everything that is started from here."""
         with warnings.catch_warnings(action="ignore", category=FutureWarning):
-            self.client = kfp.Client(host=f"{self.front_door.url}/pipeline")
+            self.client = kfp.Client(host=self.host)
         self.experiment = self.client.create_experiment(self.name).experiment_id
+
+    @property
+    def host(self) -> str:
+        """Its address at the front door."""
+        return f"{self.front_door.url}/pipeline"
 
     def package(self, pipeline: Any) -> str:
         """Compile a pipeline into a file whose steps run in the release's image."""
@@ -77,19 +83,12 @@ class Kubeflow:
         assert answer.ok, answer.text
         return answer.content
 
-    def lineage(self, uri: str) -> bytes:
+    def lineage_of(self, uri: str) -> bytes:
         """What ML Metadata knows of an artifact: the page's own question (gRPC-Web), its answer undecoded."""
         name = uri.encode()
-        # GetArtifactsByURIRequest: field 2 is the URI; then a frame of gRPC-Web
+        # GetArtifactsByURIRequest: field 2 is the URI
         message = b"\x12" + bytes([len(name) & 0x7F | 0x80, len(name) >> 7]) + name
-        answer = requests.post(
-            f"{self.front_door.url}/ml_metadata.MetadataStoreService/GetArtifactsByURI",
-            data=b"\0" + len(message).to_bytes(4, "big") + message,
-            headers={"Content-Type": "application/grpc-web+proto", "X-Grpc-Web": "1"},
-            timeout=15,
-        )
-        assert answer.ok, answer.text
-        return answer.content
+        return lineage.ask(self.host, "GetArtifactsByURI", message)
 
     def remove(self, experiment: str) -> None:
         """Take away an experiment, its runs and their pods."""
@@ -132,6 +131,11 @@ class Run:
     def wait(self, what: str, ask: Callable[[], Any], seconds: float = 120) -> Any:
         """Wait for something about the run; the failure shows its pods."""
         return self.kubeflow.cluster.wait(what, ask, seconds, selector=f"pipeline/runid={self.id}")
+
+    def step(self) -> lineage.Step:
+        """The run's only step, as ML Metadata knows it."""
+        (step,) = lineage.steps(self.kubeflow.host, self.id)
+        return step
 
     # --- what is in the cluster
 
