@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from support.helm import HelmError, render
+from support.helm import CHART, HelmError, render
 from support.objects import find, kind_and_name, of_kind, serving_runtimes
-
-SERVED = {
-    "global": {"runtime": {"repository": "iml4e/runtime", "tag": "0.1.0"}},
-    "kserve": {"runtimes": {"mlflow": {"enabled": True}}},
-}
 
 
 def configuration(values: dict | None = None) -> dict[str, dict]:
@@ -66,17 +64,98 @@ def test_models_are_read_from_the_shared_store(endpoint: str, host: str, https: 
     assert (s3["s3Endpoint"], s3["s3UseHttps"]) == (host, https)
 
 
-def test_public_images_alone_serve_by_the_scoring_server() -> None:
-    assert [runtime["metadata"]["name"] for runtime in serving_runtimes(render())] == ["mlflow-scoring"]
+def runtime(values: dict | None = None) -> dict[str, Any]:
+    """The one serving runtime of the release."""
+    (found,) = serving_runtimes(render("laptop", values))
+    return found
 
 
-def test_our_own_image_serves_both_protocols_and_comes_first() -> None:
-    runtimes = {runtime["metadata"]["name"]: runtime["spec"] for runtime in serving_runtimes(render("laptop", SERVED))}
-    priority = {name: spec["supportedModelFormats"][0]["priority"] for name, spec in runtimes.items()}
-    assert priority["mlflow"] > priority["mlflow-scoring"]
-    assert set(runtimes["mlflow"]["protocolVersions"]) == {"v1", "v2"}
-    assert runtimes["mlflow"]["annotations"]["prometheus.kserve.io/path"] == "/metrics"
-    assert runtimes["mlflow"]["containers"][0]["image"].endswith("/iml4e/runtime:0.1.0")
+def test_one_runtime_serves_both_protocols_in_the_image_of_the_release() -> None:
+    spec = runtime()["spec"]
+    assert runtime()["kind"] == "ClusterServingRuntime"
+    assert set(spec["protocolVersions"]) == {"v1", "v2"}
+    assert spec["annotations"]["prometheus.kserve.io/path"] == "/metrics"
+    (container,) = spec["containers"]
+    assert container["image"] == "ghcr.io/mlflow/mlflow:v3.17.2-full"
+    assert container["terminationMessagePolicy"] == "FallbackToLogsOnError"
+
+
+def test_runtime_sets_no_variable_that_kserve_refuses() -> None:
+    """Its webhook, which is not up at the first installation, would refuse every upgrade."""
+    names = {variable["name"] for variable in runtime()["spec"]["containers"][0]["env"]}
+    assert not names & {"PYTHONPATH", "LD_PRELOAD", "LD_LIBRARY_PATH", "PATH", "PYTHONSTARTUP", "PYTHONHOME"}
+
+
+def test_model_server_travels_with_the_chart() -> None:
+    data = find(render("laptop"), "ConfigMap", "iml4e-model-server")["data"]
+    source = CHART / "charts" / "kserve" / "files" / "model_server"
+    assert data == {path.name: path.read_text() for path in source.glob("*.py")}
+    mounted = [volume for volume in runtime()["spec"]["volumes"] if "configMap" in volume]
+    assert mounted[0]["configMap"]["name"] == "iml4e-model-server"
+
+
+def test_pods_follow_a_change_of_the_model_server(tmp_path: Path) -> None:
+    copy = shutil.copytree(CHART, tmp_path / "iml4e", ignore=shutil.ignore_patterns("__pycache__"))
+    with (copy / "charts/kserve/files/model_server/app.py").open("a") as file:
+        file.write("# changed\n")
+    (changed,) = serving_runtimes(render("laptop", chart=copy))
+    assert changed["spec"]["annotations"] != runtime()["spec"]["annotations"]
+
+
+def test_options_of_the_runtime_reach_its_pods() -> None:
+    values = {
+        "workers": 3,
+        "maxBodyBytes": 50_000_000,
+        "corsOrigins": ["https://a.example.org", "https://b.example.org"],
+        "nodeSelector": {"pool": "models"},
+        "tolerations": [{"key": "models", "operator": "Exists"}],
+        "affinity": {"podAntiAffinity": {}},
+    }
+    spec = runtime({"kserve": {"runtimes": {"mlflow": values}}})["spec"]
+    words = spec["containers"][0]["args"]
+    assert {
+        "--workers=3",
+        "--max_body_bytes=50000000",
+        "--cors_origins=https://a.example.org,https://b.example.org",
+    } <= set(words)
+    assert (spec["nodeSelector"], spec["tolerations"], spec["affinity"]) == tuple(list(values.values())[3:])
+
+
+def test_models_come_from_s3_by_the_image_of_the_release() -> None:
+    """KServe's own image would fetch the folder `model2` along with `model`."""
+    (mine,) = [c for c in of_kind(render("laptop"), "ClusterStorageContainer") if c["metadata"]["name"] == "iml4e-s3"]
+    (other,) = [c for c in of_kind(render("laptop"), "ClusterStorageContainer") if c["metadata"]["name"] == "iml4e"]
+    assert mine["spec"]["supportedUriFormats"] == [{"prefix": "s3://"}]
+    assert {"prefix": "s3://"} not in other["spec"]["supportedUriFormats"]
+    container = mine["spec"]["container"]
+    assert container["image"] == "ghcr.io/mlflow/mlflow:v3.17.2-full"
+    assert container["command"] == ["python", "-c", (CHART / "charts/kserve/files/fetch.py").read_text()]
+
+
+def test_beside_another_kserve_only_what_models_need_is_installed() -> None:
+    objects = render("laptop", {"kserve": {"controller": {"enabled": False}}})
+    of_the_part = [
+        each for each in objects if each["metadata"].get("labels", {}).get("app.kubernetes.io/name") == "kserve"
+    ]
+    assert sorted(map(kind_and_name, of_the_part)) == [
+        "ConfigMap/iml4e-model-server",
+        "ServiceAccount/iml4e-models",
+        "ServingRuntime/mlflow",
+    ]
+    assert find(objects, "ConfigMap", "iml4e-runner")["data"]["MODEL_NAMESPACE"] == "iml4e"
+    annotations = find(objects, "Secret", "iml4e-s3-models")["metadata"]["annotations"]
+    assert annotations["serving.kserve.io/s3-endpoint"] == "iml4e-minio.iml4e.svc:9000"
+
+
+def test_a_private_authority_reaches_extra_packages() -> None:
+    spec = runtime({"global": {"caCertificate": {"existingSecret": "company-ca", "key": "root.pem"}}})["spec"]
+    (volume,) = [volume["secret"] for volume in spec["volumes"] if "secret" in volume]
+    assert volume["secretName"] == "company-ca"
+    assert volume["items"] == [{"key": "root.pem", "path": "ca.crt"}]
+    (container,) = spec["containers"]
+    (mount,) = [mount for mount in container["volumeMounts"] if mount["name"] == "ca"]
+    variables = {variable["name"]: variable.get("value") for variable in container["env"]}
+    assert variables["PIP_CERT"] == f"{mount['mountPath']}/ca.crt"
 
 
 def test_webhooks_trust_the_certificate_that_they_are_given() -> None:

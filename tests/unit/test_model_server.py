@@ -15,9 +15,9 @@ from typing import Any
 
 import mlflow
 import numpy as np
+import pandas as pd
 import pytest
 import requests
-from kserve.errors import InvalidInput
 from mlflow.models import infer_signature
 from mlflow.types import ColSpec, Schema, TensorSpec
 from prometheus_client.parser import text_string_to_metric_families
@@ -26,9 +26,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-from model_server import tensors
+from model_server import InvalidInput
+from model_server.inputs import signature_of
 
-RUNTIME = Path(__file__).parents[2] / "images" / "runtime"
+FILES = Path(__file__).parents[2] / "charts" / "iml4e" / "charts" / "kserve" / "files"
 WINE = load_wine(as_frame=True)
 NAMES = list(WINE.data.columns)
 ROW = WINE.data.iloc[0].tolist()  # the first row is of class 0
@@ -47,7 +48,7 @@ class Server:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "model_server", f"--model_name={name}", f"--model_dir={folder}",
              "--host=127.0.0.1", f"--http_port={self.port}", f"--max_body_bytes={LIMIT}", *options],
-            env={**os.environ, "PYTHONPATH": str(RUNTIME)}, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, "PYTHONPATH": str(FILES), "MODEL_VERSION": "7"}, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         self.log: list[str] = []
         threading.Thread(target=self.log.extend, args=(self.process.stderr,), daemon=True).start()
@@ -70,7 +71,8 @@ class Server:
 
     def count(self, protocol: str, code: int, model: str | None = None) -> float:
         """Read the request counter from /metrics."""
-        labels = {"model": model or self.name, "protocol": protocol, "code": str(code)}
+        version = "" if model else "7"
+        labels = {"model": model or self.name, "version": version, "protocol": protocol, "code": str(code)}
         for family in text_string_to_metric_families(requests.get(f"{self.url}/metrics", timeout=5).text):
             for sample in family.samples:
                 if sample.name == "model_server_requests_total" and sample.labels == labels:
@@ -215,7 +217,7 @@ BAD: dict[str, tuple[str, Any, int, str]] = {
     "V2: strings for numbers": (V2, v2(data=["1"] * 13, datatype="BYTES"), 400, "must be a number"),
     "V2: fractions as INT32": (V2, v2(datatype="INT32"), 400, "not INT32"),
     "V2: booleans as FP64": (V2, v2(data=[True] * 13), 400, "not FP64"),
-    "V2: null": (V2, v2(data=[None, *ROW[1:]]), 400, "only numbers"),
+    "V2: null": (V2, v2(data=[None, *ROW[1:]]), 400, "NaN"),
     "V2: ragged data": (V2, v2(data=[[1.0, 2.0], [3.0]], shape=[3]), 400, "equal lengths"),
     "V2: empty data": (V2, v2(data=[], shape=[0, 13]), 400, "empty"),
     "V2: missing column": (V2, columns(ash=None), 400, "missing: ash"),
@@ -223,8 +225,13 @@ BAD: dict[str, tuple[str, Any, int, str]] = {
     "V2: columns of unequal length": (V2, columns(ash={"shape": [2], "data": [1.0, 2.0]}), 400, "number of rows"),
     "V2: id is a number": (V2, v2(id=7), 400, "id"),
     "V2: unknown model": ("/v2/models/beer/infer", v2(), 404, "beer"),
-    "V2: a version": ("/v2/models/wine/versions/1/infer", v2(), 404, "no model versions"),
-    "V2: one wide string": (V2, v2(data=["x" * 9000] + [""] * 2000, shape=[2001], datatype="BYTES"), 400, "missing"),
+    "V2: a version": ("/v2/models/wine/versions/1/infer", v2(), 404, "has version 7"),
+    "V2: one wide string": (
+        V2,
+        v2(data=["x" * 9000] + [""] * 2000, shape=[2001], datatype="BYTES"),
+        400,
+        "does not know",
+    ),
 }
 
 
@@ -246,7 +253,7 @@ def test_answers_a_bad_request_with_a_sentence(wine: Server, case: str) -> None:
         ("PUT", V2, JSON, 405),
         ("POST", V1, {"Content-Type": "text/csv"}, 415),
         ("POST", V1, {"Content-Type": "application/x-www-form-urlencoded"}, 415),
-        ("POST", V2, JSON | {"Inference-Header-Content-Length": "x"}, 415),
+        ("POST", V2, JSON | {"Inference-Header-Content-Length": "x"}, 400),
         ("POST", V1, {"Content-Type": "application/json; charset=utf-8"}, 200),
         ("POST", V1, {"Content-Type": ""}, 415),
         ("POST", "/metrics", {}, 405),
@@ -273,7 +280,7 @@ def test_metrics_count_by_protocol_and_status(wine: Server) -> None:
     after = wine.count("v1", 200), wine.count("v1", 400), wine.count("v2", 404, "unknown")
     assert [b - a for a, b in zip(before, after, strict=True)] == [1, 1, 1]
     text = requests.get(f"{wine.url}/metrics", timeout=5).text
-    assert 'model_server_request_duration_seconds_bucket{le="0.01",model="wine",protocol="v1"}' in text
+    assert 'model_server_request_duration_seconds_bucket{model="wine",version="7",protocol="v1",le="0.01"}' in text
     assert "made-up" not in text
 
 
@@ -371,16 +378,22 @@ def test_tensor_model(tmp_path: Path) -> None:
     server.stop()
 
 
+def read(body: Any, schema: Schema) -> Any:
+    """Read a V1 request as the model would get it."""
+    signature = signature_of(schema, None)
+    return signature.model_input([signature.v1(body)])
+
+
 TYPES = Schema([ColSpec("long", "n"), ColSpec("boolean", "b"), ColSpec("string", "s"), ColSpec("datetime", "t"),
                 ColSpec("integer", "maybe", required=False)])  # fmt: skip
 GOOD_ROW = {"n": 3, "b": True, "s": "red", "t": "2026-01-31T12:00:00"}
 
 
 def test_columns_get_the_types_of_the_signature() -> None:
-    table = tensors.from_v1({"instances": [GOOD_ROW, GOOD_ROW | {"n": 4.0}]}, TYPES)
-    assert [str(kind) for kind in table.dtypes] == ["int64", "bool", "object", "datetime64[ns]"]
+    table = read({"instances": [GOOD_ROW, GOOD_ROW | {"n": 4.0}]}, TYPES)
+    assert [str(kind) for kind in table.dtypes] == ["int64", "bool", str(pd.Series(["text"]).dtype), "datetime64[ns]"]
     assert table["n"].tolist() == [3, 4]
-    table = tensors.from_v1({"instances": [GOOD_ROW | {"maybe": 2**31 - 1}]}, TYPES)
+    table = read({"instances": [GOOD_ROW | {"maybe": 2**31 - 1}]}, TYPES)
     assert str(table["maybe"].dtype) == "int32"
 
 
@@ -401,14 +414,14 @@ def test_columns_get_the_types_of_the_signature() -> None:
 )
 def test_a_value_of_another_type_is_refused(change: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidInput, match=words):
-        tensors.from_v1({"instances": [GOOD_ROW | change]}, TYPES)
+        read({"instances": [GOOD_ROW | change]}, TYPES)
 
 
 NAMED = Schema([TensorSpec(np.dtype("float32"), (-1, 2), "a"), TensorSpec(np.dtype("int8"), (-1,), "b")])
 
 
 def test_named_tensors() -> None:
-    found = tensors.from_v1({"instances": [{"a": [1, 2], "b": 3}, {"a": [4, 5], "b": 6}]}, NAMED)
+    found = read({"instances": [{"a": [1, 2], "b": 3}, {"a": [4, 5], "b": 6}]}, NAMED)
     assert found["a"].dtype == np.float32
     assert found["a"].tolist() == [[1, 2], [4, 5]]
     assert found["b"].tolist() == [3, 6]
@@ -427,4 +440,4 @@ def test_named_tensors() -> None:
 )
 def test_named_tensors_that_do_not_fit(instance: Any, words: str) -> None:
     with pytest.raises(InvalidInput, match=words):
-        tensors.from_v1({"instances": [instance]}, NAMED)
+        read({"instances": [instance]}, NAMED)

@@ -1,0 +1,112 @@
+"""Fetches models from S3: `fetch.py URI FOLDER [URI FOLDER …]`, KServe's init container, in any image that has boto3.
+
+An address names one folder, with or without a slash at its end, never its neighbours; or a single object. Address of the
+store, region and keys are in the environment (AWS_…). Exit codes: 1 the store cannot be read, 2 wrong call, 3 there is
+nothing at that address: starting again would not help.
+"""
+
+import os
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+THREADS = 8
+#: Seconds between two lines about a long download.
+EVERY = 10.0
+
+
+class Failed(Exception):
+    """The download failed; a sentence and the exit code."""
+
+    def __init__(self, sentence: str, code: int = 1) -> None:
+        super().__init__(sentence)
+        self.code = code
+
+
+def listing(s3: object, bucket: str, key: str) -> dict[str, int]:
+    """Return the objects of a folder, or the single object: key and size in bytes."""
+    folder = key.rstrip("/") + "/" if key else ""
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=folder)
+    found = {each["Key"]: each["Size"] for page in pages for each in page.get("Contents", [])}
+    found = {name: size for name, size in found.items() if not name.endswith("/")}
+    if not found and key and not key.endswith("/"):
+        try:
+            found = {key: s3.head_object(Bucket=bucket, Key=key)["ContentLength"]}
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] != 404:
+                raise
+    return found
+
+
+def fetch(uri: str, target: Path) -> None:
+    """Download what an address names into a folder.
+
+    Raises:
+        Failed: there is nothing, or the store cannot be read.
+    """
+    place = urlsplit(uri)
+    if place.scheme != "s3" or not place.netloc:
+        raise Failed(f"{uri} is no address like s3://BUCKET/FOLDER", 2)
+    bucket, key = place.netloc, place.path.lstrip("/")
+    verify = None if os.environ.get("S3_VERIFY_SSL", "1").lower() not in ("0", "false") else False
+    endpoint = os.environ.get("AWS_ENDPOINT_URL") or None
+    style = {"addressing_style": "path"} if endpoint else {}
+    s3 = boto3.client("s3", endpoint_url=endpoint, verify=verify, config=Config(max_pool_connections=THREADS, s3=style))
+    try:
+        found = listing(s3, bucket, key)
+        if not found:
+            raise Failed(f"there is nothing at {uri}: storageUri must name the folder of a model", 3)
+        total, done, start = sum(found.values()), 0, time.monotonic()
+        print(f"{uri}: {len(found)} files, {total / 2**20:.1f} MiB", flush=True)
+        said = start
+        base = key.rstrip("/") + "/" if key and key not in found else key.rpartition("/")[0] + "/" if "/" in key else ""
+
+        def load(name: str) -> int:
+            path = (target / name.removeprefix(base)).resolve()
+            if not path.is_relative_to(target.resolve()):
+                raise Failed(f"the object {name!r} would leave the folder of the model", 3)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            s3.download_file(bucket, name, str(path))
+            return found[name]
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            for size in pool.map(load, found):
+                done += size
+                if time.monotonic() - said > EVERY:
+                    said = time.monotonic()
+                    print(f"{done / 2**20:.0f} of {total / 2**20:.0f} MiB after {said - start:.0f} s", flush=True)
+        print(f"fetched in {time.monotonic() - start:.1f} s", flush=True)
+    except ClientError as error:
+        code = error.response["Error"].get("Code", "")
+        reason = error.response["Error"].get("Message") or code
+        gone = code in ("NoSuchBucket", "NoSuchKey")
+        raise Failed(f"{uri} cannot be read: {reason} ({code})", 3 if gone else 1) from None
+    except BotoCoreError as error:
+        raise Failed(f"{uri} cannot be read from {endpoint or 'AWS'}: {error}") from None
+    except OSError as error:
+        raise Failed(f"{uri} cannot be stored in {target}: {error.strerror or error}") from None
+
+
+def main(words: list[str]) -> int:
+    """Download each address into its folder."""
+    if not words or len(words) % 2:
+        print("usage: fetch URI FOLDER [URI FOLDER …]", file=sys.stderr)
+        return 2
+    for uri, folder in zip(words[0::2], words[1::2], strict=True):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        try:
+            fetch(uri, Path(folder))
+        except Failed as error:
+            print(error, file=sys.stderr)
+            return error.code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

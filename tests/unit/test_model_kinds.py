@@ -1,0 +1,741 @@
+"""Every kind of MLflow signature, both protocols: what a client gets is what `pyfunc.predict` gives, batched or not."""
+
+# type hints of `predict` would change how MLflow calls a model
+# ruff: noqa: ANN201, ANN202
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import copy
+import gzip
+import json
+import string
+import struct
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+from mlflow.types.schema import AnyType, Array, Map, Object, Property
+
+from model_server import outputs
+from model_server.app import App
+from model_server.metrics import Metrics
+from model_server.model import Model
+
+OFTEN = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+class Echo(mlflow.pyfunc.PythonModel):
+    """Answers each row with the types and values that it got, so that no conversion goes unseen."""
+
+    def predict(self, model_input, params=None):
+        """Describe each row."""
+        if isinstance(model_input, pd.DataFrame):
+            columns = [[f"{name}={seen(value)}" for value in model_input[name]] for name in model_input]
+            return ["; ".join(row) for row in zip(*columns, strict=True)]
+        if isinstance(model_input, dict):
+            rows = [f"{name}:{v.dtype}{[v[i].tolist() for i in range(len(v))]}" for name, v in model_input.items()]
+            return rows if len(next(iter(model_input.values()))) == len(rows) else [str(rows)]
+        return [f"{model_input.dtype}{row.tolist()}" for row in model_input]
+
+
+def seen(value: Any) -> str:
+    """Return type and value, missing ones alike."""
+    if value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and np.isnan(value)):
+        return "missing"
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    return f"{type(value).__name__}:{value}"
+
+
+class Served:
+    """A model behind the ASGI application, without a socket."""
+
+    def __init__(self, folder: Path, batching: str = "auto", **options: Any) -> None:
+        import argparse
+
+        self.metrics = Metrics("m", "3")
+        self.model = Model("m", "3", str(folder), batching, self.metrics)
+        limits = {"max_body_bytes": 10_000_000, "cors_origins": ""} | options
+        self.app = App(self.model, argparse.Namespace(**limits), self.metrics)
+
+    def ask(self, path: str, body: Any = None, method: str = "POST", **headers: str) -> tuple[int, Any, dict[str, str]]:
+        """Send one request; return status, parsed body, headers."""
+        return self.ask_all([(path, body, method, headers)])[0]
+
+    def ask_all(self, requests: list[tuple[str, Any, str, dict[str, str]]]) -> list[tuple[int, Any, dict[str, str]]]:
+        """Send requests at the same time."""
+
+        async def one(path: str, body: Any, method: str, headers: dict[str, str]) -> tuple[int, Any, dict[str, str]]:
+            content = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
+            given = {"content-type": "application/json"} | {k.replace("_", "-"): v for k, v in headers.items()}
+            scope = {
+                "type": "http", "path": path, "method": method,
+                "headers": [(k.encode(), v.encode()) for k, v in given.items()],
+            }  # fmt: skip
+            sent: list[dict[str, Any]] = []
+
+            async def receive() -> dict[str, Any]:
+                return {"type": "http.request", "body": content}
+
+            async def send(message: dict[str, Any]) -> None:
+                sent.append(message)
+
+            await self.app(scope, receive, send)
+            got = {k.decode(): v.decode() for k, v in sent[0]["headers"]}
+            text = sent[1]["body"]
+            parsed = json.loads(text) if got.get("content-type") == "application/json" and text else text
+            return sent[0]["status"], parsed, got
+
+        async def every() -> list[tuple[int, Any, dict[str, str]]]:
+            return await asyncio.gather(*(one(*request) for request in requests))
+
+        return asyncio.run(every())
+
+    def v1(self, instances: list[Any], **more: Any) -> Any:
+        """Return the predictions of a V1 request."""
+        status, answer, _ = self.ask("/v1/models/m:predict", {"instances": instances, **more})
+        assert status == 200, answer
+        return answer["predictions"]
+
+    def refused(self, instances: Any, *words: str, status: int = 400, **more: Any) -> str:
+        """Expect a refusal whose sentence holds the words."""
+        got, answer, _ = self.ask("/v1/models/m:predict", {"instances": instances, **more})
+        assert got == status, answer
+        for word in words:
+            assert word in answer["error"]
+        assert "\n" not in answer["error"]
+        return answer["error"]
+
+
+@pytest.fixture(scope="module")
+def save(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Save a model and return its folder."""
+
+    def make(signature: ModelSignature | None, model: Any = None, **options: Any) -> Path:
+        folder = tmp_path_factory.mktemp("model") / "model"
+        mlflow.pyfunc.save_model(
+            folder, python_model=model or Echo(), signature=signature, pip_requirements=["mlflow"], **options
+        )
+        return folder
+
+    return make
+
+
+# --- columns: a strategy of JSON values for each type, and what Python value each means
+
+TEXT = st.text(string.printable + "äß€🙂", max_size=8)
+DATES = st.datetimes(
+    min_value=pd.Timestamp("1800-01-01").to_pydatetime(), max_value=pd.Timestamp("2200-01-01").to_pydatetime()
+)
+SCALARS: dict[DataType, tuple[st.SearchStrategy[Any], Any]] = {
+    DataType.double: (st.floats(allow_nan=False, allow_infinity=False), lambda v: v),
+    DataType.float: (st.floats(width=32, allow_nan=False, allow_infinity=False), np.float32),
+    DataType.long: (st.integers(-(2**63), 2**63 - 1), lambda v: v),
+    DataType.integer: (st.integers(-(2**31), 2**31 - 1), np.int32),
+    DataType.boolean: (st.booleans(), lambda v: v),
+    DataType.string: (TEXT, lambda v: v),
+    DataType.binary: (st.binary(max_size=8).map(lambda b: base64.b64encode(b).decode()), lambda v: base64.b64decode(v)),
+    DataType.datetime: (DATES.map(lambda d: d.isoformat()), lambda v: pd.Timestamp(v)),
+}
+NUMPY = {DataType.float: np.float32, DataType.integer: np.int32}
+EVERY = Schema([ColSpec(kind, f"c {kind.name}") for kind in SCALARS])
+ROWS = st.lists(
+    st.fixed_dictionaries({f"c {kind.name}": strategy for kind, (strategy, _) in SCALARS.items()}),
+    min_size=1,
+    max_size=5,
+)
+
+
+@pytest.fixture(scope="module", params=["on", "off"])
+def every(request: pytest.FixtureRequest, save: Any) -> Served:
+    return Served(save(ModelSignature(EVERY)), batching=request.param)
+
+
+def table(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Return what a person would hand to `pyfunc.predict`."""
+    return pd.DataFrame(
+        {
+            f"c {kind.name}": pd.Series([convert(row[f"c {kind.name}"]) for row in rows]).astype(
+                NUMPY.get(kind) or None
+            )
+            if kind in NUMPY
+            else pd.Series([convert(row[f"c {kind.name}"]) for row in rows])
+            for kind, (_, convert) in SCALARS.items()
+        }
+    )
+
+
+@OFTEN
+@given(rows=ROWS)
+def test_all_scalar_columns_are_as_in_process(every: Served, rows: list[dict[str, Any]]) -> None:
+    wanted = every.model._model.predict(table(rows))
+    assert every.v1(rows) == wanted
+    assert every.v1([[row[spec.name] for spec in EVERY] for row in rows]) == wanted
+    inputs = []
+    for kind in SCALARS:
+        name = f"c {kind.name}"
+        datatype = {entry["name"]: entry["datatype"] for entry in every.model.signature.describe()}[name]
+        inputs.append({"name": name, "shape": [len(rows)], "datatype": datatype, "data": [row[name] for row in rows]})
+    status, answer, headers = every.ask("/v2/models/m/infer", {"inputs": inputs})
+    assert status == 200, answer
+    assert answer["outputs"][0]["data"] == wanted
+    assert headers["x-model-version"] == answer["model_version"] == "3"
+
+
+@OFTEN
+@given(requests=st.lists(ROWS, min_size=2, max_size=6))
+def test_requests_at_the_same_time_get_their_own_rows(every: Served, requests: list[list[dict[str, Any]]]) -> None:
+    answers = every.ask_all([("/v1/models/m:predict", {"instances": rows}, "POST", {}) for rows in requests])
+    for rows, (status, answer, _) in zip(requests, answers, strict=True):
+        assert status == 200
+        assert answer["predictions"] == every.model._model.predict(table(rows))
+
+
+def test_batching_calls_the_model_once(save: Any) -> None:
+    rows = [dict.fromkeys((f"c {kind.name}" for kind in SCALARS), None) | {"c double": 1.0}]
+    schema = ModelSignature(Schema([ColSpec("double", "c double"), ColSpec("string", "s")]))
+    folder = save(schema)
+    for batching, calls in (("on", 1), ("off", 8)):
+        served = Served(folder, batching)
+        body = {"instances": [{"c double": rows[0]["c double"], "s": "x"}]}
+        answers = served.ask_all([("/v1/models/m:predict", body, "POST", {})] * 8)
+        assert {status for status, _, _ in answers} == {200}
+        # the first call starts before the others wait where the model runs in a thread
+        total = float(
+            served.metrics.text().split('model_server_model_calls_total{model="m",version="3"} ')[1].split()[0]
+        )
+        assert total == calls
+
+
+def test_batching_is_proven_or_off(tmp_path: Path, save: Any) -> None:
+    class Centred(mlflow.pyfunc.PythonModel):
+        """Depends on its neighbours."""
+
+        def predict(self, model_input, params=None):
+            return (model_input["x"] - model_input["x"].mean()).tolist()
+
+    class Alone(mlflow.pyfunc.PythonModel):
+        """Does not."""
+
+        def predict(self, model_input, params=None):
+            return (model_input["x"] * 2).tolist()
+
+    signature = ModelSignature(Schema([ColSpec("double", "x")]))
+    example = pd.DataFrame({"x": [1.0, 2.0]})
+    assert not Served(save(signature, Centred(), input_example=example)).model.batching
+    assert Served(save(signature, Alone(), input_example=example)).model.batching
+    assert not Served(save(signature, Alone(), input_example=example), "off").model.batching
+    assert not Served(save(signature, Alone())).model.batching, "without an example nothing is proven"
+    assert Served(save(signature, Centred()), "on").model.batching, "declared"
+
+
+def test_one_bad_request_does_not_spoil_the_others_of_its_batch(save: Any) -> None:
+    class Picky(mlflow.pyfunc.PythonModel):
+        """Refuses negative numbers."""
+
+        def predict(self, model_input, params=None):
+            if (model_input["x"] < 0).any():
+                raise ValueError("no negative numbers")
+            return model_input["x"].tolist()
+
+    served = Served(save(ModelSignature(Schema([ColSpec("double", "x")])), Picky()), "on")
+    answers = served.ask_all([("/v1/models/m:predict", {"instances": [[x]]}, "POST", {}) for x in (1, -1, 2)])
+    assert [status for status, _, _ in answers] == [200, 400, 200]
+    assert answers[1][1]["error"] == "the model refuses this input: no negative numbers"
+    assert answers[2][1] == {"predictions": [2.0]}
+
+
+# --- lists, objects, maps, anything
+
+
+NESTED = Schema(
+    [
+        ColSpec(Array(DataType.double), "numbers"),
+        ColSpec(Array(Array(DataType.long)), "matrix"),
+        ColSpec(Object([Property("name", DataType.string), Property("age", DataType.long, required=False)]), "person"),
+        ColSpec(Map(DataType.double), "scores"),
+        ColSpec(AnyType(), "any", required=False),
+    ]
+)
+NESTED_ROW = {
+    "numbers": [1.5, 2.0],
+    "matrix": [[1, 2], [3]],
+    "person": {"name": "Ada", "age": 36},
+    "scores": {"a": 1.5, "b": 2.5},
+    "any": [1, {"x": None}],
+}
+
+
+@pytest.fixture(scope="module")
+def nested(save: Any) -> Served:
+    return Served(save(ModelSignature(NESTED)))
+
+
+def test_lists_objects_and_maps_pass(nested: Served) -> None:
+    wanted = nested.model._model.predict(pd.DataFrame([copy.deepcopy(NESTED_ROW)]))  # MLflow changes it
+    assert nested.v1([NESTED_ROW]) == wanted
+    assert nested.v1([list(NESTED_ROW.values())]) == wanted
+    columns = {
+        name: {"name": name, "shape": [1], "datatype": "BYTES", "data": [json.dumps(value)]}
+        for name, value in NESTED_ROW.items()
+    }
+    columns["numbers"] = {"name": "numbers", "shape": [1, 2], "datatype": "FP64", "data": [1.5, 2.0]}
+    status, answer, _ = nested.ask("/v2/models/m/infer", {"inputs": list(columns.values())})
+    assert status == 200, answer
+    assert answer["outputs"][0]["data"] == wanted
+
+
+def test_metadata_says_what_lists_and_objects_are(nested: Served) -> None:
+    status, metadata, _ = nested.ask("/v2/models/m", method="GET")
+    assert status == 200
+    assert metadata["versions"] == ["3"]
+    found = {entry["name"]: (entry["datatype"], entry["shape"]) for entry in metadata["inputs"]}
+    assert found["numbers"] == ("FP64", [-1, -1])
+    assert found["matrix"] == ("INT64", [-1, -1, -1])
+    assert found["person"] == ("BYTES", [-1])
+    optional = {entry["name"] for entry in metadata["inputs"] if entry.get("parameters", {}).get("optional")}
+    assert optional == {"any"}
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"numbers": 1.5}, "must be a list"),
+        ({"numbers": ["x"]}, "instance 0[0] must be a number"),
+        ({"person": {"age": 3}}, "lacks name"),
+        ({"person": {"name": "A", "height": 3}}, "unknown height"),
+        ({"person": None}, "must not be null"),
+        ({"scores": {"a": "high"}}, "a number"),
+        ({"matrix": [[1.5]]}, "whole number"),
+    ],
+)
+def test_a_wrong_value_inside_is_told_with_its_place(nested: Served, change: dict[str, Any], word: str) -> None:
+    nested.refused([NESTED_ROW | change], word, next(iter(change)))
+
+
+def test_type_hints_make_signatures_too(save: Any) -> None:
+    class Hinted(mlflow.pyfunc.PythonModel):
+        """Takes a list of strings."""
+
+        def predict(self, model_input: list[str], params=None) -> list[str]:
+            return [text.upper() for text in model_input]
+
+    served = Served(save(None, Hinted(), input_example=["a"]))
+    assert served.v1(["red", "blue"]) == ["RED", "BLUE"]
+    served.refused([1], "a string")
+
+
+# --- parameters
+
+
+@pytest.fixture(scope="module")
+def tuned(save: Any) -> Served:
+    class Tuned(mlflow.pyfunc.PythonModel):
+        """Multiplies by a parameter."""
+
+        def predict(self, model_input, params=None):
+            return [x * params["factor"] + sum(params["add"]) for x in model_input["x"]]
+
+    params = ParamSchema([ParamSpec("factor", DataType.double, 1.0), ParamSpec("add", DataType.long, [0], shape=(-1,))])
+    return Served(save(ModelSignature(Schema([ColSpec("double", "x")]), params=params), Tuned()), "on")
+
+
+def test_parameters_reach_the_model(tuned: Served) -> None:
+    assert tuned.v1([[2.0]]) == [2.0]
+    assert tuned.v1([[2.0]], params={"factor": 3, "add": [1, 2]}) == [9.0]
+    body = {"inputs": [{"name": "x", "shape": [1], "datatype": "FP64", "data": [2.0]}], "parameters": {"factor": 5.0}}
+    assert tuned.ask("/v2/models/m/infer", body)[1]["outputs"][0]["data"] == [10.0]
+    answers = tuned.ask_all(
+        [("/v1/models/m:predict", {"instances": [[1]], "params": {"factor": f}}, "POST", {}) for f in (1, 2, 3)]
+    )
+    assert [answer["predictions"] for _, answer, _ in answers] == [[1.0], [2.0], [3.0]]
+
+
+@pytest.mark.parametrize(
+    ("more", "word"),
+    [
+        ({"params": {"facto": 3}}, "takes factor, add"),
+        ({"params": {"factor": "3"}}, "a number"),
+        ({"params": {"add": 3}}, "must be a list"),
+        ({"params": [1]}, "JSON object"),
+        ({"parameters": {}}, "unknown parameters"),
+        ({"signature_name": "x"}, "unknown signature_name"),
+    ],
+)
+def test_what_is_not_understood_is_refused(tuned: Served, more: dict[str, Any], word: str) -> None:
+    tuned.refused([[1.0]], word, **more)
+
+
+def test_a_model_without_parameters_takes_none(nested: Served) -> None:
+    nested.refused([NESTED_ROW], "takes none", params={"x": 1})
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"output": []}, "unknown output"),
+        ({"outputs": [{"name": "nope"}]}, "no output 'nope'"),
+        ({"outputs": {}}, "list"),
+        ({"parameters": {"temperature": 1}}, "temperature"),
+        ({"parameters": {"content_type": "xml"}}, "not supported"),
+    ],
+)
+def test_what_is_not_understood_is_refused_by_v2(tuned: Served, change: dict[str, Any], word: str) -> None:
+    body = {"inputs": [{"name": "x", "shape": [1], "datatype": "FP64", "data": [2.0]}], **change}
+    status, answer, _ = tuned.ask("/v2/models/m/infer", body)
+    assert status == 400
+    assert word in answer["error"]
+
+
+# --- missing values, dates, bytes
+
+OPTIONAL = Schema([ColSpec(kind, kind.name, required=False) for kind in SCALARS] + [ColSpec("double", "x")])
+
+
+@pytest.fixture(scope="module")
+def optional(save: Any) -> Served:
+    return Served(save(ModelSignature(OPTIONAL)))
+
+
+@pytest.mark.parametrize("kind", SCALARS, ids=lambda kind: kind.name)
+def test_an_optional_value_may_be_missing(optional: Served, kind: DataType) -> None:
+    value = {"double": 1.5, "float": 1.5, "long": 2**53 + 1, "integer": 7, "boolean": True, "string": "a",
+             "binary": "YQ==", "datetime": "2026-01-31T12:00:00"}[kind.name]  # fmt: skip
+    some = optional.v1([{"x": 1, kind.name: value}, {"x": 2}, {"x": 3, kind.name: None}])
+    assert "missing" not in some[0]
+    assert str(2**53 + 1) in some[0] or kind != DataType.long
+    assert all(f"{kind.name}=missing" in row for row in some[1:])
+    entry = next(entry for entry in optional.model.signature.describe() if entry["name"] == kind.name)
+    column = {"name": kind.name, "shape": [3], "datatype": entry["datatype"], "data": [value, None, None]}
+    body = {"inputs": [column, {"name": "x", "shape": [3], "datatype": "FP64", "data": [1, 2, 3]}]}
+    status, answer, _ = optional.ask("/v2/models/m/infer", body)
+    assert status == 200, answer
+    assert answer["outputs"][0]["data"] == some
+
+
+def test_rows_as_lists_may_leave_out_trailing_optional_values(save: Any) -> None:
+    schema = Schema([ColSpec("double", "x"), ColSpec("string", "s", required=False)])
+    served = Served(save(ModelSignature(schema)))
+    assert served.v1([[1.0, "a"], [2.0]])[1].endswith("s=missing")
+    assert "s" not in served.v1([[2.0]])[0]
+    served.refused([["a"]], "a number")
+
+
+def test_dates_with_an_offset_become_utc(optional: Served) -> None:
+    (row,) = optional.v1([{"x": 1, "datetime": "2026-01-31T12:00:00+02:00"}])
+    assert "2026-01-31 10:00:00" in row
+    mixed = optional.v1([{"x": 1, "datetime": "2026-01-31"}, {"x": 1, "datetime": "2026-01-31T00:00:00Z"}])
+    assert mixed[0] == mixed[1]
+    sentence = optional.refused([{"x": 1, "datetime": "31.1.2026"}], "ISO 8601", "31.1.2026")
+    assert len(sentence) < 200
+    optional.refused([{"x": 1, "datetime": "9999-12-31"}], "1678")
+    optional.refused([{"x": 1, "datetime": "today"}], "ISO 8601")
+
+
+def test_bytes_are_base64_both_ways(save: Any) -> None:
+    class Reverse(mlflow.pyfunc.PythonModel):
+        """Turns bytes around."""
+
+        def predict(self, model_input, params=None):
+            assert all(type(value) is bytes for value in model_input["b"])
+            return pd.DataFrame({"r": [value[::-1] for value in model_input["b"]]})
+
+    served = Served(save(ModelSignature(Schema([ColSpec("binary", "b")])), Reverse()))
+    assert served.v1([{"b": base64.b64encode(b"\xff\x00a").decode()}]) == [
+        {"r": base64.b64encode(b"a\x00\xff").decode()}
+    ]
+    served.refused([{"b": "not base64!"}], "base64")
+    served.refused([{"b": 5}], "base64")
+    raw = struct.pack("<I", 3) + b"\xff\x00a"
+    body = {"inputs": [{"name": "b", "shape": [1], "datatype": "BYTES", "parameters": {"binary_data_size": len(raw)}}]}
+    text = json.dumps(body).encode()
+    status, answer, _ = served.ask(
+        "/v2/models/m/infer",
+        text + raw,
+        content_type="application/octet-stream",
+        inference_header_content_length=str(len(text)),
+    )
+    assert status == 200, answer
+    assert answer["outputs"][0] == {
+        "name": "r", "shape": [1], "datatype": "BYTES", "data": [base64.b64encode(b"a\x00\xff").decode()],
+        "parameters": {"content_type": "base64"},
+    }  # fmt: skip
+
+
+@OFTEN
+@given(rows=st.lists(st.lists(st.floats(-1e6, 1e6), min_size=3, max_size=3), min_size=1, max_size=4))
+def test_binary_tensors_go_in_and_out(numbers: Served, rows: list[list[float]]) -> None:
+    raw = np.array(rows, dtype="<f8").tobytes()
+    head = {
+        "inputs": [
+            {"name": "t", "shape": [len(rows), 3], "datatype": "FP64", "parameters": {"binary_data_size": len(raw)}}
+        ],
+        "parameters": {"binary_data_output": True},
+    }
+    text = json.dumps(head).encode()
+    status, body, headers = numbers.ask(
+        "/v2/models/m/infer", text + raw, inference_header_content_length=str(len(text))
+    )
+    assert status == 200, body
+    size = int(headers["inference-header-content-length"])
+    (output,) = json.loads(body[:size])["outputs"]
+    assert output["shape"] == [len(rows)]
+    assert np.frombuffer(body[size:], "<f8").tolist() == numbers.model._model.predict(np.array(rows)).tolist()
+
+
+@pytest.fixture(scope="module")
+def numbers(save: Any) -> Served:
+    class Sum(mlflow.pyfunc.PythonModel):
+        """Adds the numbers of a row."""
+
+        def predict(self, model_input, params=None):
+            return model_input.sum(axis=1)
+
+    return Served(save(ModelSignature(Schema([TensorSpec(np.dtype("float64"), (-1, 3))])), Sum()))
+
+
+@pytest.mark.parametrize(
+    ("size", "tail", "word"),
+    [
+        ("24", b"", "bytes are left"),
+        ("24", b"\0" * 32, "bytes follow"),
+        ("8", b"\0" * 8, "needs 24 bytes"),
+        ("-1", b"", "binary_data_size"),
+    ],
+)
+def test_a_binary_tensor_of_the_wrong_size_is_told(numbers: Served, size: str, tail: bytes, word: str) -> None:
+    head = {
+        "inputs": [{"name": "t", "shape": [1, 3], "datatype": "FP64", "parameters": {"binary_data_size": int(size)}}]
+    }
+    text = json.dumps(head).encode()
+    status, answer, _ = numbers.ask("/v2/models/m/infer", text + tail, inference_header_content_length=str(len(text)))
+    assert status == 400
+    assert word in answer["error"]
+
+
+# --- tensors
+
+TENSORS = [
+    TensorSpec(np.dtype(kind), (-1, 2), "t")
+    for kind in ("bool", "int8", "uint8", "int16", "int32", "int64", "uint32", "float32", "float64")
+]
+
+
+@pytest.mark.parametrize("spec", TENSORS, ids=lambda spec: spec.type.name)
+@pytest.mark.parametrize("named", [True, False])
+def test_tensors_of_every_type(save: Any, spec: TensorSpec, named: bool) -> None:
+    spec = spec if named else TensorSpec(spec.type, spec.shape)
+    served = Served(save(ModelSignature(Schema([spec]))), "on")
+    values = np.array([[0, 1], [1, 0]]).astype(spec.type)
+    wanted = served.model._model.predict({"t": values} if named else values)
+    instances = [{"t": row} for row in values.tolist()] if named else values.tolist()
+    assert served.v1(instances) == wanted
+    datatype = served.model.signature.describe()[0]["datatype"]
+    body = {"inputs": [{"name": "t", "shape": [2, 2], "datatype": datatype, "data": values.ravel().tolist()}]}
+    assert served.ask("/v2/models/m/infer", body)[1]["outputs"][0]["data"] == wanted
+
+
+def test_tensors_of_strings_and_ragged_ones(save: Any) -> None:
+    served = Served(save(ModelSignature(Schema([TensorSpec(np.dtype(object), (-1, 1))]))))
+    assert served.v1([["a"], ["b"]]) == served.model._model.predict(np.array([["a"], ["b"]], dtype=object))
+    ragged = Served(save(ModelSignature(Schema([TensorSpec(np.dtype("float64"), (-1, -1))])), Ragged()))
+    assert ragged.v1([[1.0], [1.0, 2.0]]) == [1.0, 3.0]
+
+
+class Ragged(mlflow.pyfunc.PythonModel):
+    """Adds the numbers of rows of any length."""
+
+    def predict(self, model_input, params=None):
+        """Add."""
+        return [float(np.sum(row)) for row in model_input]
+
+
+# --- outputs
+
+ANSWERS: dict[str, tuple[Any, Any]] = {
+    "missing in a table": (
+        pd.DataFrame(
+            {
+                "a": [1.0, None],
+                "s": ["x", None],
+                "n": pd.array([1, None], dtype="Int64"),
+                "t": [pd.Timestamp("2026-01-31"), pd.NaT],
+            }
+        ),
+        [{"a": 1.0, "s": "x", "n": 1, "t": "2026-01-31T00:00:00"}, {"a": None, "s": None, "n": None, "t": None}],
+    ),
+    "NumPy strings in dicts": ([{"k": np.str_("v"), np.str_("l"): [np.int64(1)]}], [{"k": "v", "l": [1]}]),
+    "a tuple, a set, bytes": ([(1, 2), {3}, b"a"], [[1, 2], [3], "YQ=="]),
+    "a generator": ((x for x in (1, 2)), [1, 2]),
+    "arrays in a list": ([np.array([1.5, np.nan]), np.float32(2)], [[1.5, None], 2.0]),
+    "nested table cells": (pd.DataFrame({"l": [[1, 2], np.array([3.0])]}), [{"l": [1, 2]}, {"l": [3.0]}]),
+    "large integers": ([2**70], [2**70]),
+    "dates": (np.array(["2026-01-31", "NaT"], dtype="datetime64[ns]"), ["2026-01-31T00:00:00", None]),
+    "a category": (pd.Series(["a", None], dtype="category"), ["a", None]),
+    "a dict of arrays": ({"p": np.array([1, 2]), "q": [None, "x"]}, {"p": [1, 2], "q": [None, "x"]}),
+    "infinity": ([float("inf")], [None]),
+    "an empty table": (pd.DataFrame({"a": []}), []),
+}
+
+
+@pytest.mark.parametrize("case", ANSWERS)
+def test_predictions_have_a_json_form(case: str) -> None:
+    result, wanted = ANSWERS[case]
+    assert json.loads(outputs.encode(outputs.v1(result))) == wanted
+
+
+def test_a_sparse_matrix_is_an_array() -> None:
+    from scipy.sparse import csr_matrix
+
+    assert outputs.v1(csr_matrix([[0, 1.5]])) == [[0.0, 1.5]]
+
+
+@pytest.mark.parametrize(
+    ("result", "word"),
+    [
+        (pd.DataFrame([[1, 2]], columns=["a", "a"]), "two columns"),
+        ([object()], "type object"),
+        ([1 + 2j], "complex"),
+        ([{(1, 2): 3}], "key"),
+    ],
+    ids=["two columns of one name", "an object", "a complex number", "a key"],
+)
+def test_what_has_no_form_is_an_error_with_a_sentence(result: Any, word: str) -> None:
+    with pytest.raises(outputs.NoForm, match=word):
+        outputs.v1(result)
+
+
+def test_v2_outputs_of_every_kind() -> None:
+    from model_server.inputs import Request
+
+    columns = pd.DataFrame({
+        "f": [1.5, None], "i": [1, 2], "b": [True, False], "s": ["x", None], "l": [[1, 2], [3, 4]], "r": [[1], [2, 3]],
+        "o": [{"k": 1}, {"k": None}], "n": pd.array([1, None], dtype="Int32"),
+    })  # fmt: skip
+    answer, parts = outputs.v2(columns, Request(None, 2), None, "m", "")
+    found = {o["name"]: (o["datatype"], o["shape"], o["data"]) for o in answer["outputs"]}
+    assert not parts
+    assert found == {
+        "f": ("FP64", [2], [1.5, None]), "i": ("INT64", [2], [1, 2]), "b": ("BOOL", [2], [True, False]),
+        "s": ("BYTES", [2], ["x", None]), "l": ("INT64", [2, 2], [1, 2, 3, 4]), "r": ("BYTES", [2], ["[1]", "[2, 3]"]),
+        "o": ("BYTES", [2], ['{"k": 1}', '{"k": null}']), "n": ("INT64", [2], [1, None]),
+    }  # fmt: skip
+
+
+def test_a_v2_request_chooses_its_outputs(save: Any) -> None:
+    class Two(mlflow.pyfunc.PythonModel):
+        """Has two output columns."""
+
+        def predict(self, model_input, params=None):
+            return pd.DataFrame({"a": model_input["x"], "b": model_input["x"] * 2})
+
+    served = Served(save(ModelSignature(Schema([ColSpec("double", "x")])), Two()))
+    body = {"inputs": [{"name": "x", "shape": [1], "datatype": "FP64", "data": [2.0]}], "outputs": [{"name": "b"}]}
+    (output,) = served.ask("/v2/models/m/infer", body)[1]["outputs"]
+    assert output["name"] == "b"
+    assert output["data"] == [4.0]
+
+
+# --- the model's own mistakes
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "word"),
+    [
+        (ValueError("first\n  the reason"), 400, "first the reason"),
+        (RuntimeError("broken"), 500, "log"),
+        (SystemExit(3), 500, "log"),
+        (MemoryError(), 500, "log"),
+        (KeyError("colour"), 400, "colour"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
+)
+def test_a_model_that_raises_does_not_end_its_server(save: Any, error: BaseException, status: int, word: str) -> None:
+    class Raising(mlflow.pyfunc.PythonModel):
+        """Raises."""
+
+        def predict(self, model_input, params=None):
+            raise error
+
+    served = Served(save(ModelSignature(Schema([ColSpec("double", "x")])), Raising()))
+    assert word in served.refused([[1.0]], status=status)
+    served.refused([[1.0]], status=status)
+
+
+# --- HTTP
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+def test_packed_bodies(numbers: Served, encoding: str) -> None:
+    import zlib
+
+    body = json.dumps({"instances": [[1, 2, 3]]}).encode()
+    packed = gzip.compress(body) if encoding == "gzip" else zlib.compress(body)
+    assert numbers.ask("/v1/models/m:predict", packed, content_encoding=encoding)[1] == {"predictions": [6.0]}
+    status, answer, _ = numbers.ask("/v1/models/m:predict", packed[:-9], content_encoding=encoding)
+    assert status == 400
+    assert encoding in answer["error"]
+    status, answer, _ = numbers.ask("/v1/models/m:predict", body, content_encoding="br")
+    assert status == 415
+    assert "Content-Encoding" in answer["error"]
+
+
+def test_a_packed_bomb_is_too_large(save: Any) -> None:
+    served = Served(save(ModelSignature(Schema([ColSpec("double", "x")]))), max_body_bytes=100_000)
+    assert served.ask("/v1/models/m:predict", gzip.compress(b" " * 10_000_000), content_encoding="gzip")[0] == 413
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("OPTIONS", "/v1/models/m:predict", 204),
+        ("OPTIONS", "/v2/health/live", 204),
+        ("HEAD", "/v2/models/m/ready", 200),
+        ("GET", "/v2/models/m/ready/", 200),
+        ("POST", "/v1/models/m:predict/", 400),
+        ("GET", "/v2/models/m/versions/3/ready", 200),
+        ("GET", "/v2/models/m/versions/4/ready", 404),
+        ("POST", "/v2/models/m/versions/3/infer", 400),
+        ("GET", "/v1/models", 200),
+        ("GET", "/v1/models/m", 200),
+        ("GET", "/v2", 200),
+        ("GET", "/", 200),
+        ("DELETE", "/v2/models/m", 405),
+    ],
+)
+def test_paths_and_methods(numbers: Served, method: str, path: str, status: int) -> None:
+    got, body, headers = numbers.ask(path, b"", method)
+    assert got == status, body
+    if method == "OPTIONS":
+        assert "OPTIONS" in headers["allow"]
+        assert "access-control-allow-origin" not in headers
+    if method == "HEAD":
+        assert body == b""
+        assert int(headers["content-length"]) > 0
+
+
+def test_pages_of_allowed_origins_may_ask(save: Any) -> None:
+    served = Served(
+        save(ModelSignature(Schema([ColSpec("double", "x")]))), cors_origins="https://a.example, https://b.example"
+    )
+    _, _, headers = served.ask("/v1/models/m:predict", method="OPTIONS", origin="https://b.example")
+    assert headers["access-control-allow-origin"] == "https://b.example"
+    assert "POST" in headers["access-control-allow-methods"]
+    _, _, headers = served.ask("/v1/models/m:predict", {"instances": [[1]]}, origin="https://evil.example")
+    assert "access-control-allow-origin" not in headers
+
+
+def test_every_series_is_there_before_the_first_request(save: Any) -> None:
+    text = Served(save(ModelSignature(Schema([ColSpec("double", "x")])))).metrics.text()
+    for protocol in ("v1", "v2"):
+        for code in (200, 400, 500, 503):
+            assert f'model_server_requests_total{{model="m",version="3",protocol="{protocol}",code="{code}"}} 0' in text
