@@ -20,7 +20,7 @@ PACKAGES = {
     "mount": "mount",
     "runc": "runc",
 }
-MEMORY_GIB, CACHE_GIB, STATE_GIB = 6, 16, 8
+MEMORY_GIB, CACHE_GIB, STATE_GIB = 6, 22, 10
 INOTIFY_INSTANCES = 128
 
 

@@ -1,5 +1,6 @@
 """The chart on a cluster: install, upgrade, and a live prediction."""
 
+import base64
 import hashlib
 import json
 import os
@@ -90,16 +91,33 @@ def _last_words() -> str:
     return "\n".join(lines[-40:])
 
 
+def _apply(*objects: dict) -> None:
+    items = {"apiVersion": "v1", "kind": "List", "items": objects}
+    console.run(["kubectl", "apply", "--server-side", "--force-conflicts", "-f", "-"], stdin=json.dumps(items))
+
+
+def _own_values() -> list[str]:
+    """What the cluster made here needs beside the profile: our own registry, its certificate authorities, its images."""
+    values = ["-f", str(REPO / "values" / "bare-machine.yaml")]
+    if images.pipelines_brought():
+        values += ["--set", "pipelines.enabled=true"]
+    else:
+        console.say(f"Kubeflow Pipelines is left out: its images are not in {images.EXTRA} (docs/pipelines.md).")
+    if os.environ.get("IML4E_RUNTIME"):
+        runtime = images.BY_NAME["runtime"]
+        values += ["--set", f"global.runtime.repository={runtime.repository},global.runtime.tag={runtime.tag}"]
+    if images.CERTIFICATES.exists():
+        # Pods install packages and reach stores by the network of this machine, where a proxy may inspect TLS.
+        metadata = {"name": "iml4e-ca", "namespace": NAMESPACE}
+        data = {"ca.crt": base64.b64encode(images.CERTIFICATES.read_bytes()).decode()}
+        _apply({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": data})
+        values += ["--set", "global.caCertificate.existingSecret=iml4e-ca"]
+    return values
+
+
 def install(own: bool) -> None:
     """Install or upgrade the chart and wait until everything is ready."""
     profile = os.environ.get("IML4E_PROFILE", "laptop")
-    values = ["-f", str(REPO / "values" / f"{profile}.yaml")]
-    if own:
-        values += ["-f", str(REPO / "values" / "bare-machine.yaml")]
-        if images.pipelines_brought():
-            values += ["--set", "pipelines.enabled=true"]
-        else:
-            console.say(f"Kubeflow Pipelines is left out: its images are not in {images.EXTRA} (docs/pipelines.md).")
     # Helm installs CRDs but never upgrades them; the namespace remembers which were applied.
     crds = sorted(CHART.glob("charts/*/crds"))
     digest = hashlib.sha256(b"".join(path.read_bytes() for crd in crds for path in sorted(crd.iterdir()))).hexdigest()[
@@ -120,7 +138,8 @@ def install(own: bool) -> None:
             "annotations": {"iml4e/crds": digest},
         },
     }
-    console.run(["kubectl", "apply", "--server-side", "-f", "-"], stdin=json.dumps(namespace))
+    _apply(namespace)
+    values = ["-f", str(REPO / "values" / f"{profile}.yaml"), *(_own_values() if own else [])]
     _heal()
     with console.step(f"helm upgrade --install {RELEASE} charts/iml4e -f values/{profile}.yaml", every=20):
         command = [
@@ -165,6 +184,16 @@ def _served() -> bool:
 def up() -> None:
     """From whatever there is to a running platform and a live prediction."""
     own = not foreign_cluster()
+    if os.environ.get("IML4E_RUNTIME", "own") != "own":
+        raise console.Failure(
+            f"IML4E_RUNTIME is {os.environ['IML4E_RUNTIME']}, which is no image.",
+            "Set it to own, for the runtime image of this repository, or unset it for MLflow's image.",
+        )
+    if os.environ.get("IML4E_RUNTIME") and not own:
+        raise console.Failure(
+            "IML4E_RUNTIME=own works on the cluster that is made here; the cluster that answers cannot pull that image.",
+            "Push it with `scripts/images push REGISTRY` and install with the values that it prints (docs/install.md).",
+        )
     if own:
         doctor.check(quiet=True)
         doctor.install_packages()
@@ -175,7 +204,7 @@ def up() -> None:
         console.say("A cluster answers: the platform goes there.")
     install(own)
     if not _served():
-        demo = subprocess.run([REPO / "scripts" / "demo", "tabular", "--release", RELEASE, "--namespace", NAMESPACE])
+        demo = subprocess.run([REPO / "scripts" / "demo", "wine", "--release", RELEASE, "--namespace", NAMESPACE])
         if demo.returncode:
             raise console.Failure(
                 "The platform runs, but the reference pipeline failed (see above).", "Run `make demo` again."

@@ -1,8 +1,9 @@
-"""`make up` on a machine that cannot carry the cluster: one sentence, one cure, nothing done."""
+"""`make up` on a machine that cannot carry the cluster: one sentence, one cure, nothing done. And images that leave the machine."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import socket
@@ -12,7 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
 
+from bare import cluster, console
 from support.helm import REPO
 
 PYTHON = "/usr/bin/python3"
@@ -70,3 +73,44 @@ def test_taken_port(folder: Path) -> None:
             listener.bind(("127.0.0.1", 10259))
             listener.listen()
         assert_one_sentence(up(IML4E_STATE=str(folder / "state")), "port ")
+
+
+@pytest.fixture
+def registry(folder: Path) -> Iterator[str]:
+    """The address of an empty container registry on this machine."""
+    program = shutil.which("docker-registry")
+    if not program:
+        pytest.skip("the program docker-registry is not installed (Debian's package of that name)")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address = f"127.0.0.1:{port}"
+    storage = {"filesystem": {"rootdirectory": str(folder / "registry")}}
+    (folder / "config.json").write_text(json.dumps({"version": 0.1, "storage": storage, "http": {"addr": address}}))
+    with subprocess.Popen(
+        [program, "serve", folder / "config.json"], stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+    ) as process:
+        try:
+            console.wait_until(lambda: cluster.port_taken(port), "the registry", 10)
+            yield address
+        finally:
+            process.terminate()
+
+
+@needs_root
+@pytest.mark.timeout(900)
+def test_the_runtime_image_can_be_pushed(registry: str) -> None:
+    """The registry holds it under the name that the printed options give to a release."""
+    done = subprocess.run(
+        [PYTHON, "scripts/images", "push", registry], cwd=REPO, capture_output=True, text=True, timeout=800, check=True
+    )
+    options = dict(word.split("=") for word in done.stdout.splitlines()[-1].removeprefix("--set ").split(","))
+    assert options["global.runtime.registry"] == registry
+    name, tag = options["global.runtime.repository"], options["global.runtime.tag"]
+    manifest = requests.get(
+        f"http://{registry}/v2/{name}/manifests/{tag}",
+        headers={"Accept": "application/vnd.oci.image.manifest.v1+json"},
+        timeout=10,
+    )
+    assert manifest.ok
+    assert manifest.json()["layers"]
