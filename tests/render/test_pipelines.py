@@ -261,7 +261,7 @@ def test_proxies_are_not_asked_for_the_cluster() -> None:
 
 
 def test_a_private_authority_is_trusted_by_servers_and_steps() -> None:
-    objects = platform({"caCertificate": {"existingSecret": "company-ca", "key": "root.pem"}})
+    objects = platform(caCertificate={"existingSecret": "company-ca", "key": "root.pem"})
     variables = environment(objects, "iml4e-pipelines")
     assert (variables["CABUNDLE_SECRET_NAME"], variables["CABUNDLE_KEY_NAME"]) == ("company-ca", "root.pem")
     assert controller_config(objects)["artifactRepository"]["s3"]["caSecret"] == {

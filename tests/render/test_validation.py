@@ -20,9 +20,9 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"mariadb": {"enabled": False}},
         "mariadb is off, but global.database.host still points to it: set global.database.host to your own",
     ),
-    "no runtime": (
-        {"kserve": {"runtimes": {"mlflow": {"enabled": False}, "mlflowScoring": {"enabled": False}}}},
-        "kserve has no runtime, so no model could be served: enable kserve.runtimes.mlflow or",
+    "more replicas than there may be": (
+        {"kserve": {"models": {"replicas": {"min": 3, "max": 2}}}},
+        "kserve.models.replicas.min is larger than max: raise kserve.models.replicas.max.",
     ),
     "TLS without a certificate": (
         {"gateway": {"tls": {"enabled": True}}},
