@@ -5,12 +5,15 @@ from __future__ import annotations
 import ipaddress
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
-import requests
 from locust import HttpUser, between, events
 from locust.env import Environment
+
+from iml4e import Error
+from iml4e.client import Model
 
 URL = os.environ.get("IML4E_URL", "http://127.0.0.1:30080").rstrip("/")
 NAMESPACE = os.environ.get("IML4E_MODEL_NAMESPACE", "iml4e")
@@ -39,20 +42,29 @@ class ModelUser(HttpUser):
     model = ""
 
     @classmethod
-    def base(cls) -> str:
-        """Path under which the model's own paths start."""
-        return f"/models/{NAMESPACE}/{cls.model}"
+    def served(cls, host: str = "") -> Model:
+        """The model; without `host` its paths start at the platform's address."""
+        return Model(host, NAMESPACE, cls.model)
 
-    def ask(self, path: str, body: dict[str, Any], *, name: str, answers: int, where: str) -> None:
+    def predict(self, instances: list[Any], name: str) -> None:
+        """Ask by V1."""
+        self._ask(self.served().v1, {"instances": instances}, name, len(instances), lambda found: found["predictions"])
+
+    def infer(self, inputs: list[dict[str, Any]], name: str) -> None:
+        """Ask by V2."""
+        path = f"{self.served().v2}/infer"
+        self._ask(path, {"inputs": inputs}, name, inputs[0]["shape"][0], lambda found: found["outputs"][0]["data"])
+
+    def _ask(
+        self, path: str, body: dict[str, Any], name: str, answers: int, results: Callable[[Any], list[Any]]
+    ) -> None:
         """POST a body; an answer is good when it holds as many results as there were questions."""
-        with self.client.post(
-            self.base() + path, json=body, name=f"{self.model}: {name}", timeout=10, catch_response=True
-        ) as answer:
+        address, name = self.served().base + path, f"{self.model}: {name}"
+        with self.client.post(address, json=body, name=name, timeout=10, catch_response=True) as answer:
             if answer.status_code != 200:
                 answer.failure(f"{answer.status_code} {answer.text[:100]}")
                 return
-            results = answer.json()[where]
-            count = len(results) if where == "predictions" else len(results[0]["data"])
+            count = len(results(answer.json()))
             if count != answers:
                 answer.failure(f"{answers} questions, {count} answers")
 
@@ -64,15 +76,15 @@ def look_before_asking(environment: Environment, **_: object) -> None:
         sys.exit(f"{environment.host or URL} is not this machine. Forward a local port to the platform and use that.")
     there = []
     for user in environment.user_classes:
-        ready = f"{environment.host or URL}{user.base()}/v2/models/{user.model}/ready"
+        model = user.served(environment.host or URL)
         try:
-            status = requests.get(ready, timeout=5).status_code
-        except requests.RequestException as error:
-            sys.exit(f"{environment.host or URL} does not answer ({type(error).__name__}): is the platform up?")
+            status = model.request("GET", f"{model.v2}/ready", timeout=5).status_code
+        except Error as error:
+            sys.exit(str(error))
         if status == 200:
             there.append(user)
         else:
-            print(f"No {user.__name__}: model {user.model} is not deployed ({status} from {ready}).")
+            print(f"No {user.__name__}: model {user.model} is not deployed ({status} from {model.base}).")
     if not there:
         sys.exit("No model to ask: `make demo` deploys the first.")
     environment.user_classes = there

@@ -22,14 +22,7 @@ class TasterWithOneBottle(ModelUser):
     @task
     def name_the_cultivar(self) -> None:
         """One row, one answer."""
-        bottle = WINES.sample(1).to_dict("records")
-        self.ask(
-            f"/v1/models/{self.model}:predict",
-            {"instances": bottle},
-            name="one bottle (V1)",
-            answers=1,
-            where="predictions",
-        )
+        self.predict(WINES.sample(1).to_dict("records"), "one bottle (V1)")
 
 
 class MerchantWithACrate(ModelUser):
@@ -45,9 +38,7 @@ class MerchantWithACrate(ModelUser):
         columns = [
             {"name": name, "shape": [12], "datatype": "FP64", "data": crate[name].tolist()} for name in crate.columns
         ]
-        self.ask(
-            f"/v2/models/{self.model}/infer", {"inputs": columns}, name="a crate (V2)", answers=12, where="outputs"
-        )
+        self.infer(columns, "a crate (V2)")
 
 
 class PostOfficeReader(ModelUser):
@@ -59,11 +50,4 @@ class PostOfficeReader(ModelUser):
     @task
     def read_a_digit(self) -> None:
         """One image, one answer."""
-        image = random.choice(DIGITS).ravel().tolist()
-        self.ask(
-            f"/v1/models/{self.model}:predict",
-            {"instances": [image]},
-            name="a digit (V1)",
-            answers=1,
-            where="predictions",
-        )
+        self.predict([random.choice(DIGITS).ravel().tolist()], "a digit (V1)")

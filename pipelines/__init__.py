@@ -1,10 +1,9 @@
 """Reference pipelines: ordinary Kubeflow Pipelines (KFP v2) Python, from raw data to a live prediction.
 
-- `tabular`: UCI wine, a CSV file, model `wine`.
-- `images`: UCI handwritten digits, PNG files, model `digits`.
-- `common`: the steps that both share once there is a table of numbers, and what every step has in common.
-- `run`: runs one of them without a KFP backend, in this process's environment.
+- `wine`: UCI wine, a CSV file. `digits`: UCI handwritten digits, PNG files.
+- `steps`: the decorator of every step, and the steps that both share once there is a table of numbers.
+- `graph`: the one graph of both.
+- `run`: runs one of them, here or on Kubeflow Pipelines.
 
-A step is one function that needs nothing from this package when it runs: KFP ships its source alone.
-Endpoints and credentials come from the environment only (the release's ConfigMap `<release>-runner` and its Secrets).
+A step is a shell around the package `iml4e`. Endpoints and credentials come from the release's ConfigMap and Secret.
 """

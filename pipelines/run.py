@@ -1,8 +1,9 @@
-"""Runs a reference pipeline: `python -m pipelines.run tabular|images [--engine local|kfp] [--param NAME=VALUE …]`.
+"""Runs a reference pipeline: `python -m pipelines.run wine|digits [--engine local|kfp] [--data PATH] [--param NAME=VALUE …]`.
 
 Engine `local` needs no backend: each step is a process with this environment. Engine `kfp` hands the same pipeline to
-Kubeflow Pipelines at KF_PIPELINES_ENDPOINT. Prints each step with its time, and at the end one JSON object. Exit code 1
-and one sentence when a step fails, 2 when the command line is wrong.
+Kubeflow Pipelines. Works in a pod with the release's environment, and with a kubeconfig (see `iml4e.platform`). Prints each
+step with its time, and at the end one JSON object. Exit code 1 and one sentence when a step fails, 2 when the command line
+is wrong.
 """
 
 import argparse
@@ -12,12 +13,13 @@ import json
 import os
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
-from pipelines.common.settings import QUIET
-from pipelines.engines import StepFailed, Steps, local, remote
+from iml4e import Error, platform, registry
+from iml4e.engines import Steps
 
-PIPELINES = ("tabular", "images")
+PIPELINES = ("wine", "digits")
 
 
 def parameters(pipeline: Any, given: list[str]) -> dict[str, Any]:
@@ -49,14 +51,15 @@ def summary(steps: Steps, arguments: dict[str, Any]) -> dict[str, Any]:
         "pipeline_run": steps.url or None,
         "dataset": of["onboard"],
         "run_id": run_id,
-        "run": f"{os.environ.get('PUBLIC_URL', '')}/mlflow/#/experiments/{of['train']['experiment_id']}/runs/{run_id}",
+        "run": f"{platform.find('PUBLIC_URL')}/mlflow/#/experiments/{of['train']['experiment_id']}/runs/{run_id}",
         "metrics": {name: of["evaluate"][name] for name in ("accuracy", "f1")},
         "gate": of["evaluate"]["gate"],
         "reason": of["evaluate"]["reason"],
         "model": arguments["model_name"],
         "version": of["register"]["version"],
         "deployed": bool(checked),
-        "endpoint": checked.get("endpoint"),
+        "name": of["deploy"]["endpoint"] if checked else None,
+        "endpoint": of["deploy"]["url"] if checked else None,
         "prediction": json.loads(checked["prediction"]) if checked else None,
         "curl": checked.get("curl"),
         "seconds": {**steps.seconds, "all": round(time.monotonic() - steps.start, 1)},
@@ -70,32 +73,39 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--engine",
         choices=["local", "kfp"],
-        help="processes here, or Kubeflow Pipelines; default: the latter where KF_PIPELINES_ENDPOINT is set",
+        help="processes here, or Kubeflow Pipelines; default: the latter where the release has it",
     )
+    parser.add_argument("--data", type=Path, metavar="PATH", help="your own data: a CSV file, or a folder of PNG files")
     parser.add_argument("--param", action="append", default=[], metavar="NAME=VALUE", help="a pipeline parameter")
     args = parser.parse_args(argv)
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    module = importlib.import_module(f"pipelines.{args.pipeline}.pipeline")
-    host = os.environ.get("KF_PIPELINES_ENDPOINT", "")
-    engine = args.engine or ("kfp" if host else "local")
     try:
-        arguments = parameters(module.pipeline, args.param)
-        if engine == "kfp" and not host:
-            raise ValueError("engine kfp needs KF_PIPELINES_ENDPOINT: the address of Kubeflow Pipelines")
-    except ValueError as error:
-        parser.error(str(error))
-    try:
-        if engine == "local":
-            steps = local.run(module.pipeline, arguments)
+        platform.get("MLFLOW_TRACKING_URI")
+        for name, value in platform.settings().items():  # MLflow's address and log level, the image of the steps
+            if name.startswith(("MLFLOW_", "PYTHONWARNINGS", "RUNTIME_IMAGE")):
+                os.environ.setdefault(name, value)
+        host = platform.find("KF_PIPELINES_ENDPOINT")
+        engine = args.engine or ("kfp" if host else "local")
+        if engine == "kfp":
+            host = platform.get("KF_PIPELINES_ENDPOINT")
         else:
-            if arguments["source"]:
-                # a file here, that the pods there do not see
-                source = {"source": arguments["source"], "key": "", "version": ""}
-                data = local.run(module.onboard, source).outputs["onboard"]
-                arguments |= {"source": "", "dataset_key": data["key"], "dataset_version": data["version"]}
-            steps = remote.run(host, module.pipeline, arguments)
-    except StepFailed as error:
+            os.environ["IML4E_IN_IMAGE"] = "1"  # steps run in this environment: nothing is embedded or installed
+        module = importlib.import_module(f"pipelines.{args.pipeline}.pipeline")
+        try:
+            arguments = parameters(module.pipeline, args.param)
+        except ValueError as error:
+            parser.error(str(error))
+        registry.check_name(arguments["model_name"])
+        if platform.find(platform.MARK):  # with IML4E_URL alone, step `onboard` looks
+            from iml4e import serving
+
+            serving.preflight(arguments["model_name"], arguments["namespace"])
+        if args.data:
+            data = module.put(args.data)
+            print(f"{args.data} is {data.address}", flush=True)
+            arguments |= {"dataset_key": data.key, "dataset_version": data.version}
+        run = importlib.import_module(f"iml4e.engines.{engine}").run
+        steps = run(*([host] if engine == "kfp" else []), module.pipeline, arguments)
+    except Error as error:
         print(f"pipelines.run: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

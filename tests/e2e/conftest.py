@@ -15,6 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from bare import images
 from support import experiments, helm, store
 from support.k8s import Cluster, kubeconfig
 from support.keepsake import Keepsake
@@ -103,26 +104,26 @@ def keepsake(cluster: Cluster, front_door: FrontDoor, model_uri: str) -> Iterato
 
 
 @pytest.fixture(scope="session")
-def tabular(cluster: Cluster) -> dict[str, Any]:
-    """A run of the tabular pipeline in a pod of the cluster: what it returned."""
-    return experiments.demo("tabular")
+def wine_run(cluster: Cluster) -> dict[str, Any]:
+    """A run of the pipeline `wine` in a pod of the cluster: what it returned."""
+    return experiments.demo("wine")
 
 
 @pytest.fixture(scope="session")
-def images(cluster: Cluster) -> dict[str, Any]:
-    """A run of the image pipeline in a pod of the cluster: what it returned."""
-    return experiments.demo("images")
+def digits_run(cluster: Cluster) -> dict[str, Any]:
+    """A run of the pipeline `digits` in a pod of the cluster: what it returned."""
+    return experiments.demo("digits")
 
 
 @pytest.fixture(scope="session")
-def wine(front_door: FrontDoor, tabular: dict[str, Any]) -> Model:
-    """The model that the tabular pipeline deployed."""
+def wine(front_door: FrontDoor, wine_run: dict[str, Any]) -> Model:
+    """The model that the pipeline `wine` deployed."""
     return front_door.model("wine", helm.NAMESPACE)
 
 
 @pytest.fixture(scope="session")
-def digits(front_door: FrontDoor, images: dict[str, Any]) -> Model:
-    """The model that the image pipeline deployed."""
+def digits(front_door: FrontDoor, digits_run: dict[str, Any]) -> Model:
+    """The model that the pipeline `digits` deployed."""
     return front_door.model("digits", helm.NAMESPACE)
 
 
@@ -146,8 +147,9 @@ def kubeflow(
     """Kubeflow Pipelines, with an experiment of its own for the runs of a module."""
     if not values["pipelines"]["enabled"]:
         pytest.skip("pipelines is off in this release: `make up` leaves it out where its images are missing")
-    pod = cluster.workload("Deployment", f"{helm.RELEASE}-mlflow")["spec"]["template"]["spec"]
-    image = pod["containers"][0]["image"]
+    image = cluster.core.read_namespaced_config_map(f"{helm.RELEASE}-runner", helm.NAMESPACE).data["RUNTIME_IMAGE"]
+    if image.startswith(images.REGISTRY):
+        image = images.BY_NAME["runtime"].reference  # has the SDK: steps of tests install nothing
     kubeflow = Kubeflow(cluster, front_door, s3("pipelines"), image, tmp_path_factory.mktemp("packages"))
     yield kubeflow
     kubeflow.remove(kubeflow.experiment)

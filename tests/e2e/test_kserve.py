@@ -1,9 +1,9 @@
-"""KServe by hand: an InferenceService from kubectl, with both runtimes, through an update, and with mistakes."""
+"""KServe by hand: an InferenceService from kubectl, through an update, and with mistakes."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -37,15 +37,8 @@ def answers(cluster: Cluster, model: Model, path: str, body: dict[str, Any]) -> 
 
 
 def test_runtime_of_the_release_speaks_both_protocols(
-    cluster: Cluster,
-    front_door: FrontDoor,
-    values: dict[str, Any],
-    name: str,
-    storage_uri: str,
-    bottle: dict[str, float],
+    cluster: Cluster, front_door: FrontDoor, name: str, storage_uri: str, bottle: dict[str, float]
 ) -> None:
-    if not values["kserve"]["runtimes"]["mlflow"]["enabled"]:
-        pytest.skip("this release has public images only")
     deploy(cluster, name, storage_uri, "mlflow")
     model = front_door.model(name, NAMESPACE)
     first = answers(cluster, model, f"/v1/models/{name}:predict", {"instances": [bottle]})
@@ -55,19 +48,54 @@ def test_runtime_of_the_release_speaks_both_protocols(
     assert {entry["name"] for entry in model.get(f"/v2/models/{name}").json()["inputs"]} == set(bottle)
 
 
-def test_runtime_of_public_images_answers(
-    cluster: Cluster,
-    front_door: FrontDoor,
-    values: dict[str, Any],
-    name: str,
-    storage_uri: str,
-    bottle: dict[str, float],
+def test_a_model_is_its_folder_and_not_its_neighbours(
+    cluster: Cluster, name: str, storage_uri: str, s3: Callable[[str], Any]
 ) -> None:
-    if not values["kserve"]["runtimes"]["mlflowScoring"]["enabled"]:
-        pytest.skip("switched off in this release")
-    deploy(cluster, name, storage_uri, "mlflow-scoring")
-    body = {"dataframe_records": [bottle]}
-    assert answers(cluster, front_door.model(name, NAMESPACE), "/invocations", body) == {"predictions": [0]}
+    """`storageUri` without a slash at its end; beside the model lies another whose name only goes on."""
+    store = s3("mlflow")
+    bucket, _, folder = storage_uri.removeprefix("s3://").partition("/")
+    for each in store.list_objects_v2(Bucket=bucket, Prefix=folder)["Contents"]:
+        file = each["Key"].removeprefix(folder).lstrip("/")
+        source = {"Bucket": bucket, "Key": each["Key"]}
+        store.copy_object(Bucket=bucket, Key=f"{name}/model/{file}", CopySource=source)
+    for neighbour in (f"{name}/model2/MLmodel", f"{name}/model-old/MLmodel"):
+        store.put_object(Bucket=bucket, Key=neighbour, Body=b"not a model")
+    deploy(cluster, name, f"s3://{bucket}/{name}/model", "mlflow")
+    (pod,) = cluster.pods(f"serving.kserve.io/inferenceservice={name}")
+    said = cluster.core.read_namespaced_pod_log(pod["metadata"]["name"], NAMESPACE, container="storage-initializer")
+    there = store.list_objects_v2(Bucket=bucket, Prefix=f"{name}/model/")["KeyCount"]
+    assert f"{there} files" in said
+    for each in store.list_objects_v2(Bucket=bucket, Prefix=f"{name}/")["Contents"]:
+        store.delete_object(Bucket=bucket, Key=each["Key"])
+
+
+def test_extra_packages_are_installed_at_the_start(
+    cluster: Cluster, front_door: FrontDoor, name: str, storage_uri: str, bottle: dict[str, float]
+) -> None:
+    deploy(cluster, name, storage_uri, "mlflow", MODEL_SERVER_PACKAGES="cowsay==6.1")
+    answers(cluster, front_door.model(name, NAMESPACE), f"/v1/models/{name}:predict", {"instances": [bottle]})
+    (pod,) = cluster.pods(f"serving.kserve.io/inferenceservice={name}")
+    said = cluster.core.read_namespaced_pod_log(pod["metadata"]["name"], NAMESPACE, container="kserve-container")
+    assert "installing cowsay==6.1" in said
+
+
+def test_a_package_that_does_not_exist_is_told_with_the_exit_code(
+    cluster: Cluster, name: str, storage_uri: str
+) -> None:
+    service = serving.inference_service(name, storage_uri, "mlflow", MODEL_SERVER_PACKAGES="mlflow==0.0.0")
+    cluster.apply(service)
+
+    def ended() -> Any:
+        for pod in cluster.pods(f"serving.kserve.io/inferenceservice={name}"):
+            for status in pod["status"].get("containerStatuses", []):
+                for state in (status["state"], status.get("lastState", {})):
+                    if "terminated" in state:
+                        return state["terminated"]
+        return None
+
+    end = cluster.wait("the model server to end", ended, 90)
+    assert end["exitCode"] == 4
+    assert "cannot install mlflow==0.0.0" in end["message"]
 
 
 def test_rolling_update_drops_no_request(

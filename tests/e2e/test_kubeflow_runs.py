@@ -13,7 +13,8 @@ import pytest
 import requests
 from kfp import dsl
 
-from pipelines.engines import StepFailed, remote
+from iml4e.engines import StepFailed
+from iml4e.engines import kfp as engine
 from support.helm import NAMESPACE
 from support.k8s import Cluster
 from support.kubeflow import ARGO, BUCKET, Kubeflow, Run, step
@@ -242,11 +243,11 @@ def test_a_pod_that_never_starts_ends_the_run_with_its_reason(
     kubeflow: Kubeflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The harness's engine: `kfp.Client` alone would wait for ever."""
-    monkeypatch.setattr(remote, "START_TIMEOUT", 45)
+    monkeypatch.setattr(engine, "START_TIMEOUT", 45)
     monkeypatch.setenv("KF_PIPELINES_NAMESPACE", NAMESPACE)  # from the ConfigMap of runners
     out = io.StringIO()
     with pytest.raises(StepFailed) as raised:
-        remote.run(kubeflow.host, lost_in_space, {}, out)
+        engine.run(kubeflow.host, lost_in_space, {}, out)
     assert str(raised.value).startswith("the pod of step lost does not start: ")
     assert ABSENT in str(raised.value)
     assert "its pod waits: " in out.getvalue()

@@ -16,7 +16,7 @@ import pytest
 from sklearn.datasets import load_wine
 
 from support import experiments, serving
-from support.helm import RELEASE
+from support.helm import NAMESPACE, RELEASE
 from support.k8s import Cluster
 from support.kubeflow import Kubeflow
 from support.platform import FrontDoor, Model
@@ -28,11 +28,11 @@ BOTH = pytest.mark.parametrize("name", ["wine", "digits"])
 @pytest.fixture
 def result(request: pytest.FixtureRequest, name: str) -> Result:
     """What a pipeline returned."""
-    return request.getfixturevalue({"wine": "tabular", "digits": "images"}[name])
+    return request.getfixturevalue(f"{name}_run")
 
 
 @pytest.fixture(scope="module")
-def environment(cluster: Cluster, front_door: FrontDoor, tabular: Result) -> Iterator[dict[str, str]]:
+def environment(cluster: Cluster, front_door: FrontDoor, wine_run: Result) -> Iterator[dict[str, str]]:
     """Where things are for a run from here; the good run comes first, so that there is a champion to beat."""
     with experiments.outside(cluster, front_door) as environment:
         yield environment
@@ -50,6 +50,7 @@ def test_run_ends_with_a_served_champion(front_door: FrontDoor, result: Result, 
     assert str(champion.version) == str(result["version"])
     assert champion.current_stage == "Production"
     assert champion.tags["status"] == "champion"
+    assert champion.tags["iml4e.endpoint"].endswith(f"/{result['name']}")
 
 
 @BOTH
@@ -73,8 +74,10 @@ def test_run_keeps_a_report_on_the_data(s3: Callable[[str], Any], result: Result
 def test_served_version_is_the_champion(cluster: Cluster, front_door: FrontDoor, result: Result, name: str) -> None:
     service = cluster.get(serving.SERVING, "InferenceService", name)
     address = front_door.mlflow.get_model_version_download_uri(name, result["version"])
-    assert service["spec"]["predictor"]["model"]["storageUri"].endswith(address.split(":")[-1].strip("/"))
+    assert service["spec"]["predictor"]["model"]["storageUri"].endswith(address.split(":")[-1].strip("/") + "/")
     serving.wait_ready(cluster, name)
+    answer = front_door.get(f"/models/{NAMESPACE}/{name}/v2/models/{name}")
+    assert answer.headers["x-model-version"] == str(result["version"])
 
 
 @BOTH
@@ -96,25 +99,24 @@ def test_run_is_one_of_kubeflow_pipelines(kubeflow: Kubeflow, result: Result, na
 
 
 @pytest.mark.usefixtures("kubeflow")
-def test_the_other_engine_is_a_word_away(tabular: Result) -> None:
-    result = experiments.demo("tabular", "--engine", "local")
+def test_the_other_engine_is_a_word_away(wine_run: Result) -> None:
+    result = experiments.demo("wine", "--engine", "local")
     assert result["pipeline_run"] is None
-    assert {**result["metrics"], "gate": result["gate"]} == {**tabular["metrics"], "gate": tabular["gate"]}
-    assert result["dataset"] == tabular["dataset"]
+    assert {**result["metrics"], "gate": result["gate"]} == {**wine_run["metrics"], "gate": wine_run["gate"]}
+    assert result["dataset"] == wine_run["dataset"]
 
 
-@pytest.mark.usefixtures("kubeflow")
-def test_own_data_goes_to_the_steps_by_the_bucket(tabular: Result, tmp_path: Path) -> None:
+def test_own_data_goes_to_the_steps_by_the_bucket(wine_run: Result, tmp_path: Path) -> None:
     CSV.sample(frac=0.9, random_state=1).to_csv(tmp_path / "mine.csv", index=False)
-    result = experiments.demo("tabular", "--data", str(tmp_path / "mine.csv"), "--param", "regularization=1e-6")
-    assert result["pipeline_run"]
+    result = experiments.demo("wine", "--data", str(tmp_path / "mine.csv"), "--param", "regularization=1e-6")
+    assert result["dataset"]["key"] == "uploads/wine/mine.csv"
     assert result["dataset"]["sha256"] == hashlib.sha256((tmp_path / "mine.csv").read_bytes()).hexdigest()
     assert result["gate"] == "rejected"
 
 
 @pytest.mark.usefixtures("kubeflow")
 def test_a_failed_step_ends_with_its_own_sentence_there_too(environment: dict[str, str]) -> None:
-    outcome = experiments.run("tabular", environment, engine="kfp", dataset_key="no/such/file.csv")
+    outcome = experiments.run("wine", environment, engine="kfp", dataset_key="no/such/file.csv")
     assert outcome.code == 1
     assert outcome.said.strip().endswith(
         "Step onboard failed: cannot read no/such/file.csv in bucket datasets: The specified key does not exist."
@@ -145,7 +147,7 @@ UNFIT: dict[str, tuple[bytes, str]] = {
 
 @pytest.fixture
 def untouched(
-    cluster: Cluster, front_door: FrontDoor, tabular: Result, wine: Model, bottle: dict[str, float]
+    cluster: Cluster, front_door: FrontDoor, wine_run: Result, wine: Model, bottle: dict[str, float]
 ) -> Iterator[None]:
     """Whatever happens in the test, the champion stays, and goes on answering."""
 
@@ -179,7 +181,7 @@ def test_unfit_data_stops_the_run_with_a_report(
     content, says = UNFIT[what]
     key, before = f"{unique}/wine.csv", versions(front_door, "wine")
     version = s3("pipelines").put_object(Bucket="datasets", Key=key, Body=content)["VersionId"]
-    outcome = experiments.run("tabular", environment, dataset_key=key, dataset_version=version)
+    outcome = experiments.run("wine", environment, dataset_key=key, dataset_version=version)
     assert outcome.code == 1
     assert "Step validate failed: the data cannot be used" in outcome.said
     assert says in outcome.said
@@ -202,15 +204,15 @@ def test_unfit_data_stops_the_run_with_a_report(
     ids=["unknown version", "unknown key"],
 )
 def test_unknown_data_stops_the_run(environment: dict[str, str], parameters: dict[str, str], says: str) -> None:
-    outcome = experiments.run("tabular", environment, **parameters)
+    outcome = experiments.run("wine", environment, **parameters)
     assert outcome.code == 1
     assert f"Step onboard failed: {says}" in outcome.said
 
 
 def test_a_truncated_image_stops_the_run(
-    s3: Callable[[str], Any], environment: dict[str, str], images: Result, unique: str
+    s3: Callable[[str], Any], environment: dict[str, str], digits_run: Result, unique: str
 ) -> None:
-    store, dataset = s3("pipelines"), images["dataset"]
+    store, dataset = s3("pipelines"), digits_run["dataset"]
     manifest = store.get_object(Bucket="datasets", Key=dataset["key"], VersionId=dataset["version"])["Body"].read()
     rows = list(csv.DictReader(io.StringIO(manifest.decode())))[:300]
     whole = store.get_object(Bucket="datasets", Key=rows[0]["key"], VersionId=rows[0]["version"])["Body"].read()
@@ -222,10 +224,41 @@ def test_a_truncated_image_stops_the_run(
     writer.writeheader()
     writer.writerows(rows)
     store.put_object(Bucket="datasets", Key=f"{unique}/manifest.csv", Body=text.getvalue().encode())
-    outcome = experiments.run("images", environment, dataset_key=f"{unique}/manifest.csv")
+    outcome = experiments.run("digits", environment, dataset_key=f"{unique}/manifest.csv")
     assert outcome.code == 1
     assert "Step validate failed: the data cannot be used" in outcome.said
     assert f"{unique}/cut.png" in outcome.said
+
+
+@pytest.mark.usefixtures("untouched")
+def test_own_data_that_cannot_be_used_never_becomes_a_version(
+    s3: Callable[[str], Any], environment: dict[str, str], unique: str, tmp_path: Path
+) -> None:
+    (tmp_path / f"{unique}.csv").write_bytes(bad("proline", None))
+    outcome = experiments.run("wine", environment, "--data", str(tmp_path / f"{unique}.csv"))
+    assert outcome.code == 1
+    assert "'proline': no value, 1 case(s), such as line 2: nan; nothing was stored" in outcome.said
+    listed = s3("pipelines").list_object_versions(Bucket="datasets", Prefix=f"uploads/wine/{unique}.csv")
+    assert not listed.get("Versions")
+
+
+# --- from a laptop
+
+
+@pytest.mark.usefixtures("untouched")
+def test_a_kubeconfig_is_enough(
+    cluster: Cluster, front_door: FrontDoor, wine_run: Result, s3: Callable[[str], Any], tmp_path: Path
+) -> None:
+    """Settings, S3 keys and the way to the object store come from the cluster; only the weak model is not deployed."""
+    laptop = experiments.laptop(cluster, front_door)
+    CSV.sample(frac=0.8, random_state=2).to_csv(tmp_path / "laptop.csv", index=False)
+    words = ["--data", str(tmp_path / "laptop.csv")]
+    outcome = experiments.run("wine", laptop, *words, regularization=1e-6)
+    assert outcome.code == 0, outcome.said
+    assert outcome.result["gate"] == "rejected"
+    dataset = outcome.result["dataset"]
+    stored = s3("pipelines").get_object(Bucket="datasets", Key="uploads/wine/laptop.csv", VersionId=dataset["version"])
+    assert stored["Body"].read() == (tmp_path / "laptop.csv").read_bytes()
 
 
 # --- a model that will not do
@@ -235,7 +268,7 @@ def test_a_truncated_image_stops_the_run(
 def test_a_model_below_the_gate_is_registered_as_rejected_and_not_deployed(
     front_door: FrontDoor, environment: dict[str, str]
 ) -> None:
-    outcome = experiments.run("tabular", environment, regularization=1e-6)
+    outcome = experiments.run("wine", environment, regularization=1e-6)
     assert outcome.code == 0, outcome.said
     assert outcome.result["gate"] == "rejected"
     assert outcome.result["deployed"] is False
@@ -247,13 +280,29 @@ def test_a_model_below_the_gate_is_registered_as_rejected_and_not_deployed(
 
 
 @pytest.mark.usefixtures("untouched")
+@pytest.mark.parametrize(
+    ("parameters", "says"),
+    [({"model_name": "a/b"}, "'a/b' cannot name a model"), ({"namespace": "no-such-namespace"}, "no-such-namespace")],
+    ids=["name", "namespace"],
+)
+def test_what_cannot_be_deployed_is_refused_before_anything_runs(
+    environment: dict[str, str], parameters: dict[str, str], says: str
+) -> None:
+    outcome = experiments.run("wine", environment, **parameters)
+    assert outcome.code == 1
+    assert outcome.said.startswith("pipelines.run: ")
+    assert says in outcome.said
+    assert outcome.said.count("\n") == 1
+
+
+@pytest.mark.usefixtures("untouched")
 def test_a_wrong_parameter_is_told_before_anything_runs(environment: dict[str, str]) -> None:
-    outcome = experiments.run("tabular", environment, flour=0.9)
+    outcome = experiments.run("wine", environment, flour=0.9)
     assert outcome.code == 2
     assert "floor" in outcome.said
 
 
-def test_the_same_data_keeps_its_version(s3: Callable[[str], Any], tabular: Result) -> None:
+def test_the_same_data_keeps_its_version(s3: Callable[[str], Any], wine_run: Result) -> None:
     """However often a file is onboarded, two versions in a row are never the same."""
     listed = s3("pipelines").list_object_versions(Bucket="datasets", Prefix="wine/wine.csv")["Versions"]
     assert all(newer["ETag"] != older["ETag"] for newer, older in itertools.pairwise(listed))

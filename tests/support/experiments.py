@@ -56,11 +56,21 @@ def outside(cluster: Cluster, front_door: FrontDoor) -> Iterator[dict[str, str]]
         }
 
 
-def run(pipeline: str, environment: dict[str, str], *, engine: str = "local", **parameters: Any) -> Outcome:
+def laptop(cluster: Cluster, front_door: FrontDoor) -> dict[str, str]:
+    """The environment of a laptop: a kubeconfig, the address of the platform, and nothing else."""
+    return {
+        "KUBECONFIG": str(cluster.config),
+        "IML4E_URL": front_door.url,
+        "IML4E_RELEASE": RELEASE,
+        "IML4E_NAMESPACE": NAMESPACE,
+    }
+
+
+def run(pipeline: str, environment: dict[str, str], *words: str, engine: str = "local", **parameters: Any) -> Outcome:
     """Run a reference pipeline from here, with parameters of its own."""
-    words = [word for name, value in parameters.items() for word in ("--param", f"{name}={value}")]
+    given = [word for name, value in parameters.items() for word in ("--param", f"{name}={value}")]
     done = subprocess.run(
-        [sys.executable, "-m", "pipelines.run", pipeline, "--engine", engine, *words],
+        [sys.executable, "-m", "pipelines.run", pipeline, "--engine", engine, *words, *given],
         cwd=REPO,
         env={**os.environ, **environment},
         capture_output=True,

@@ -18,8 +18,8 @@ from kfp import dsl
 from kfp.compiler import Compiler
 from kfp_server_api import ApiException
 
-from pipelines.engines import lineage
-from pipelines.engines.remote import ENDED
+from iml4e import lineage
+from iml4e.engines.kfp import ENDED
 from support.helm import NAMESPACE
 from support.k8s import Cluster
 from support.platform import FrontDoor

@@ -1,4 +1,4 @@
-"""The platform as its users see it: one front door, and a client for each service behind it."""
+"""The platform as its users see it: one gateway, and a client for each service behind it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any, Self
 
 import mlflow
 import requests
+
+from iml4e import client
 
 URL = os.environ.get("IML4E_URL", "http://127.0.0.1:30080").rstrip("/")
 
@@ -49,29 +51,19 @@ class FrontDoor:
 
     def model(self, name: str, namespace: str) -> Model:
         """A deployed model."""
-        return Model(self.url, name, namespace)
+        return Model(self.url, namespace, name)
 
 
-@dataclass(frozen=True)
-class Model:
-    """A model behind the front door, spoken to in KServe's two protocols."""
-
-    url: str
-    name: str
-    namespace: str
-
-    @property
-    def base(self) -> str:
-        """Address under which the model's own paths start."""
-        return f"{self.url}/models/{self.namespace}/{self.name}"
+class Model(client.Model):
+    """The package's client, of which a test sees every response: mistakes included."""
 
     def predict(self, instances: Any, **options: Any) -> requests.Response:
         """Ask by protocol V1."""
-        return self.post(f"/v1/models/{self.name}:predict", json={"instances": instances}, **options)
+        return self.post(self.v1, json={"instances": instances}, **options)
 
     def infer(self, inputs: list[dict[str, Any]], **options: Any) -> requests.Response:
         """Ask by protocol V2."""
-        return self.post(f"/v2/models/{self.name}/infer", json={"inputs": inputs}, **options)
+        return self.post(f"{self.v2}/infer", json={"inputs": inputs}, **options)
 
     def post(self, path: str, **options: Any) -> requests.Response:
         """POST anything."""

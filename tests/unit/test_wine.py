@@ -1,44 +1,33 @@
-"""The steps of the tabular pipeline, as functions, on real data and on data that went wrong; nothing here needs S3."""
+"""The wine pipeline's steps and the shared ones, as functions, on real data and on data that went wrong."""
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-from kfp import dsl
 from sklearn.datasets import load_wine
 
-from pipelines.common.components import evaluate, register
-from pipelines.tabular.components import prepare, train, validate
+from iml4e import Error, datasets
+from pipelines.steps import prepare
+from pipelines.wine.components import onboard, put, train, validate
 
 WINE = load_wine(as_frame=True).frame
 ADDRESS = "s3://datasets/wine/wine.csv?versionId=v-1"
 SHA256 = "0123456789abcdef" * 4
 
 
-def artifact(path: Path) -> Any:
-    """What a step sees of an artifact."""
-    return SimpleNamespace(path=str(path), metadata={})
-
-
-@pytest.fixture(autouse=True)
-def _no_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("S3_PIPELINES_BUCKET", raising=False)
-
-
 @pytest.fixture
-def check(tmp_path: Path) -> Callable[[bytes], tuple[int, dict[str, Any]]]:
+def check(tmp_path: Path, artifact: Callable[[str], Any]) -> Callable[[bytes], tuple[int, dict[str, Any]]]:
     """Validate the bytes of a file: number of rows and report."""
 
     def run(content: bytes) -> tuple[int, dict[str, Any]]:
         (tmp_path / "raw").write_bytes(content)
-        raw, data, report = (artifact(tmp_path / name) for name in ("raw", "data", "report"))
+        raw, data, report = (artifact(name) for name in ("raw", "data", "report"))
         rows = validate.python_func(raw, ADDRESS, data, report)
         return rows, json.loads((tmp_path / "report").read_text())
 
@@ -84,7 +73,7 @@ BAD: dict[str, tuple[bytes, str]] = {
 @pytest.mark.parametrize("case", BAD)
 def test_bad_data_stops_the_run_with_a_sentence(check: Any, tmp_path: Path, case: str) -> None:
     content, words = BAD[case]
-    with pytest.raises(ValueError, match=words) as raised:
+    with pytest.raises(Error, match=words) as raised:
         check(content)
     sentence = str(raised.value)
     assert sentence.startswith("the data cannot be used")
@@ -97,12 +86,14 @@ def test_bad_data_stops_the_run_with_a_sentence(check: Any, tmp_path: Path, case
 
 
 @pytest.fixture
-def split(tmp_path: Path) -> Callable[[pd.DataFrame], tuple[pd.DataFrame, pd.DataFrame]]:
+def split(
+    tmp_path: Path, artifact: Callable[[str], Any]
+) -> Callable[[pd.DataFrame], tuple[pd.DataFrame, pd.DataFrame]]:
     """Split a table: training rows and held-out rows."""
 
     def run(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
         table.to_csv(tmp_path / "data", index=False)
-        data, training, held_out = (artifact(tmp_path / name) for name in ("data", "training", "held_out"))
+        data, training, held_out = (artifact(name) for name in ("data", "training", "held_out"))
         count = prepare.python_func(data, training, held_out)
         one, other = pd.read_csv(training.path), pd.read_csv(held_out.path)
         assert count == len(other)
@@ -126,67 +117,57 @@ def test_the_split_is_the_same_for_more_data_in_another_order(split: Any) -> Non
     assert len(known) == len(before.drop_duplicates())
 
 
-@pytest.fixture(scope="module")
-def tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[mlflow.MlflowClient]:
-    """An MLflow store of its own: a SQLite file, and artifacts beside it."""
-    folder = tmp_path_factory.mktemp("mlflow")
-    before = os.getcwd()
-    os.chdir(folder)
-    mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
-    yield mlflow.MlflowClient()
-    mlflow.set_tracking_uri("")
-    os.chdir(before)
-
-
-@pytest.mark.usefixtures("tracking")
-def run_to_registry(split: Any, tmp_path: Path, regularization: float, floor: float) -> tuple[Any, Any, str]:
-    """Train, evaluate and register: what `train` and `evaluate` return, and the version."""
+def test_training_is_tracked_with_its_exact_data(
+    tracking: mlflow.MlflowClient, split: Any, artifact: Callable[[str], Any]
+) -> None:
     split(WINE)
-    training, held_out = artifact(tmp_path / "training"), artifact(tmp_path / "held_out")
-    trained = train.python_func(training, ADDRESS, SHA256, "wine", regularization)
-    metrics = dsl.Metrics(uri="metrics")
-    verdict = evaluate.python_func(held_out, trained[2], trained[0], "wine", floor, metrics)
-    version = tmp_path / "version"
-    assert register.python_func(trained[2], trained[0], "wine", *verdict[:2], ADDRESS, str(version)) == verdict[0]
-    assert metrics.metadata["accuracy"] == verdict[2]
-    return trained, verdict, version.read_text()
-
-
-def test_from_training_to_the_registry(tracking: mlflow.MlflowClient, split: Any, tmp_path: Path) -> None:
-    """First a model below the floor, then a good one, then a worse one, then as good a one."""
-    _, (gate, reason, *_), version = run_to_registry(split, tmp_path, regularization=1e-6, floor=0.9)
-    assert (gate, version) == ("rejected", "1")
-    assert "below the floor" in reason
-    assert tracking.get_registered_model("wine").aliases == {}
-
-    (run_id, _, model_uri), (gate, reason, accuracy, f1), version = run_to_registry(split, tmp_path, 1.0, 0.9)
-    assert (gate, version) == ("passed", "2")
-    assert "no champion yet" in reason
-    assert accuracy >= 0.9
-    assert f1 >= 0.9
+    run_id, experiment_id, model_uri = train.python_func(artifact("training"), ADDRESS, SHA256, "Wein Ärger", 1.0)
     run = tracking.get_run(run_id)
-    assert run.data.metrics["accuracy"] == accuracy
+    assert tracking.get_experiment(experiment_id).name == "Wein Ärger"
     assert run.data.params["regularization"] == "1.0"
     assert run.data.tags["dataset.sha256"] == SHA256
     (used,) = run.inputs.dataset_inputs
-    assert (used.dataset.name, used.dataset.digest) == ("wine", SHA256[:36])
+    assert (used.dataset.name, used.dataset.digest) == ("Wein Ärger", SHA256[:36])
     assert json.loads(used.dataset.source)["uri"] == ADDRESS
     model = mlflow.models.get_model_info(model_uri)
     assert model.signature.inputs.input_names() == list(WINE.columns[:-1])
     assert model.saved_input_example_info
-    champion = tracking.get_model_version_by_alias("wine", "champion")
-    assert (str(champion.version), champion.current_stage, champion.tags["status"]) == ("2", "Production", "champion")
-    assert champion.tags["dataset"] == ADDRESS
 
-    _, (gate, reason, *_), version = run_to_registry(split, tmp_path, regularization=1e-6, floor=0.1)
-    assert (gate, version) == ("rejected", "3")
-    assert "below the champion's" in reason
-    rejected = tracking.get_model_version("wine", "3")
-    assert (rejected.current_stage, rejected.tags["status"]) == ("None", "rejected")
-    assert tracking.get_model_version_by_alias("wine", "champion").version == champion.version
 
-    _, (gate, *_), version = run_to_registry(split, tmp_path, regularization=1.0, floor=0.9)
-    assert (gate, version) == ("passed", "4")
-    former = tracking.get_model_version("wine", "2")
-    assert (former.current_stage, former.tags["status"], former.aliases) == ("Archived", "archived", [])
-    assert str(tracking.get_model_version_by_alias("wine", "champion").version) == "4"
+@pytest.fixture
+def _deployable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("iml4e.serving.preflight", lambda *_: None)
+
+
+@pytest.mark.usefixtures("_deployable")
+def test_the_built_in_data_is_stored_once(store: Any, artifact: Callable[[str], Any]) -> None:
+    first = onboard.python_func("", "", "wine", "", artifact("raw"))
+    assert onboard.python_func("", "", "wine", "", artifact("raw")) == first
+    assert first[1] == "wine/wine.csv"
+    assert Path(artifact("raw").path).read_bytes() == csv(WINE)
+    datasets.put(b"x", "wine/wine.csv")
+    address, _, version, _ = onboard.python_func("", first[2], "wine", "", artifact("raw"))
+    assert (address, version) == (first[0], first[2])
+
+
+def test_what_cannot_be_deployed_stores_nothing(
+    store: Any, artifact: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: str) -> None:
+        raise Error("no")
+
+    monkeypatch.setattr("iml4e.serving.preflight", refuse)
+    with pytest.raises(Error, match=r"^no$"):
+        onboard.python_func("", "", "wine", "", artifact("raw"))
+    assert not store.objects
+
+
+def test_own_data_has_a_key_of_its_own_and_is_stored_only_if_it_can_be_used(store: Any, tmp_path: Path) -> None:
+    (tmp_path / "my.csv").write_bytes(BAD["one NaN"][0])
+    with pytest.raises(Error, match=r"'ash': no value, 1 case.*line 7: nan; nothing was stored$"):
+        put(tmp_path / "my.csv")
+    with pytest.raises(Error, match="there is no file"):
+        put(tmp_path)
+    assert not store.objects
+    (tmp_path / "my.csv").write_bytes(csv(WINE.iloc[::-1]))
+    assert put(tmp_path / "my.csv").key == "uploads/wine/my.csv"

@@ -1,4 +1,4 @@
-"""The steps of the image pipeline, as functions, on real images and on damaged ones; nothing here needs S3."""
+"""The steps of the digits pipeline, as functions, on real images and on damaged ones."""
 
 import csv
 import hashlib
@@ -8,7 +8,6 @@ import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,16 +16,13 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from pipelines.images.components import prepare, validate
+from iml4e import Error
+from pipelines.digits.components import onboard, put, validate
+from pipelines.steps import prepare
 
 DIGITS = load_digits()
 ADDRESS = "s3://datasets/digits/manifest.csv?versionId=v-1"
 Images = list[tuple[str, str, bytes]]  # key, label, content
-
-
-def artifact(path: Path) -> Any:
-    """What a step sees of an artifact."""
-    return SimpleNamespace(path=str(path), metadata={})
 
 
 def picture(array: Any, kind: str = "PNG") -> bytes:
@@ -57,13 +53,12 @@ def pack(path: Path, images: Images, stored: dict[str, bytes] | None = None) -> 
 
 
 @pytest.fixture
-def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, dict[str, Any]]]:
+def check(tmp_path: Path, artifact: Callable[[str], Any]) -> Callable[..., tuple[int, dict[str, Any]]]:
     """Validate images: number of them and report."""
-    monkeypatch.delenv("S3_PIPELINES_BUCKET", raising=False)
 
     def run(images: Images, **options: Any) -> tuple[int, dict[str, Any]]:
         pack(tmp_path / "raw", images, **options)
-        count = validate.python_func(artifact(tmp_path / "raw"), ADDRESS, artifact(tmp_path / "report"))
+        count = validate.python_func(artifact("raw"), ADDRESS, artifact("data"), artifact("report"))
         return count, json.loads((tmp_path / "report").read_text())
 
     return run
@@ -110,7 +105,7 @@ BAD: dict[str, tuple[Images, str]] = {
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_bad_images_stop_the_run_with_a_sentence(check: Any, tmp_path: Path, case: str) -> None:
     images, words = BAD[case]
-    with pytest.raises(ValueError, match=words) as raised:
+    with pytest.raises(Error, match=words) as raised:
         check(images)
     sentence = str(raised.value)
     assert sentence.startswith("the data cannot be used")
@@ -124,15 +119,15 @@ def test_bad_images_stop_the_run_with_a_sentence(check: Any, tmp_path: Path, cas
 
 def test_content_that_is_not_the_manifests_stops_the_run(check: Any) -> None:
     images = some()
-    with pytest.raises(ValueError, match=r"'content': .*differs from the manifest"):
+    with pytest.raises(Error, match=r"'content': .*differs from the manifest"):
         check(images, stored={images[3][0]: images[13][2]})
 
 
-def test_the_split_has_the_uci_pixels_and_never_changes(tmp_path: Path) -> None:
+def test_the_split_has_the_uci_pixels_and_never_changes(check: Any, artifact: Callable[[str], Any]) -> None:
     def split(images: Images) -> tuple[pd.DataFrame, pd.DataFrame]:
-        pack(tmp_path / "raw", images)
-        raw, training, held_out = (artifact(tmp_path / name) for name in ("raw", "training", "held_out"))
-        count = prepare.python_func(raw, len(images), training, held_out)
+        check(images)
+        training, held_out = artifact("training"), artifact("held_out")
+        count = prepare.python_func(artifact("data"), training, held_out)
         one, other = pd.read_csv(training.path), pd.read_csv(held_out.path)
         assert count == len(other)
         return one, other
@@ -143,3 +138,27 @@ def test_the_split_has_the_uci_pixels_and_never_changes(tmp_path: Path) -> None:
     assert pixels == {tuple(row) for row in DIGITS.data[:300]}
     _, later = split(some(400)[::-1])
     assert len(held_out.merge(later)) == len(held_out)
+
+
+def test_the_built_in_images_are_stored_once_and_come_back_whole(
+    store: Any, artifact: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("iml4e.serving.preflight", lambda *_: None)
+    first = onboard.python_func("", "", "digits", "", artifact("raw"))
+    assert onboard.python_func("", "", "digits", "", artifact("raw")) == first
+    assert first[1] == "digits/manifest.csv"
+    assert validate.python_func(artifact("raw"), ADDRESS, artifact("data"), artifact("report")) == len(DIGITS.data)
+
+
+def test_own_images_have_a_key_of_their_own_and_are_stored_only_if_they_can_be_used(store: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for key, _, content in changed(SEVEN[:20]):
+        (folder / Path(key).name).write_bytes(content)
+    with pytest.raises(Error, match=r"'decodes': .*7-0007.png: no: .*; nothing was stored$"):
+        put(folder)
+    with pytest.raises(Error, match="there is no folder"):
+        put(tmp_path / "no")
+    assert not store.objects
+    (folder / "7-0007.png").write_bytes(SEVEN)
+    assert put(folder).key == "uploads/digits/mine/manifest.csv"

@@ -111,7 +111,7 @@ def steps(host: str, run_id: str) -> list[Step]:
     """Look up the steps of a run that have begun, in the order in which they did.
 
     Args:
-        host: address of Kubeflow Pipelines at the front door.
+        host: address of Kubeflow Pipelines at the gateway.
         run_id: the run.
 
     Raises:

@@ -1,17 +1,19 @@
-"""The two ways to run a pipeline: `local`, without a backend, and `remote`, on Kubeflow Pipelines. Here what both share."""
+"""The two ways to run a pipeline: `local`, without a backend, and `kfp`, on Kubeflow Pipelines. Here what both share."""
 
 import re
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from iml4e import Error
 
-class StepFailed(Exception):
+
+class StepFailed(Error):
     """A step ended with an error; the message names the step and repeats its last sentence."""
 
 
 class Steps:
-    """What a run has come to: tells it with times, and keeps what the steps return."""
+    """Progress of a run: prints time-stamped lines and keeps the outputs of each step."""
 
     def __init__(self, out: Any) -> None:
         self.out = out
@@ -52,6 +54,8 @@ def own_words(lines: Iterable[str]) -> Iterator[str]:
 def last_sentence(lines: list[str]) -> str:
     """Dig the message of the exception out of a step's last lines; without one, all that was said last."""
     for number in range(len(lines) - 1, -1, -1):
-        if found := re.match(r"(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Exit|Interrupt)\w*: (.+)", lines[number]):
+        if found := re.match(
+            r"(?:[A-Za-z_]\w*\.)*(?:[A-Z]\w*)?(?:Error|Exception|Exit|Interrupt)\w*: (.+)", lines[number]
+        ):
             return "\n".join([found[1], *lines[number + 1 :]]).strip()
     return "\n".join(line for line in lines[-10:] if line) or "it said nothing"

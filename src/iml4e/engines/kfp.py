@@ -1,17 +1,19 @@
-"""Runs a pipeline on Kubeflow Pipelines, each step a pod of its own, by its address at the front door."""
+"""Runs a pipeline on Kubeflow Pipelines, each step a pod of its own, by its address at the gateway."""
 
 import contextlib
-import os
+import re
 import signal
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import requests
 from urllib3.exceptions import HTTPError
 
-from pipelines.engines import StepFailed, Steps, last_sentence, lineage, own_words
+from iml4e import lineage, platform
+from iml4e.engines import StepFailed, Steps, last_sentence, own_words
 
 #: Seconds that a whole run may take.
 RUN_TIMEOUT = 1700
@@ -26,19 +28,14 @@ ENDED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 class Run:
     """A run on Kubeflow Pipelines, followed from outside."""
 
-    def __init__(self, host: str, pipeline: Any, arguments: dict[str, Any], out: Any) -> None:
-        import kfp
+    def __init__(self, client: Any, run_id: str, host: str, out: Any) -> None:
         from kfp_server_api import ApiException
 
-        self.host = host
+        self.client, self.id, self.host = client, run_id, host
         # RuntimeError: ML Metadata without its database
         self.away_errors = (ApiException, HTTPError, requests.RequestException, RuntimeError)
-        with warnings.catch_warnings(), contextlib.redirect_stdout(None):
-            warnings.simplefilter("ignore")
-            self.client = kfp.Client(host=host)
-            self.id = self.client.create_run_from_pipeline_func(pipeline, arguments=arguments).run_id
         self.steps = Steps(out)
-        page = os.environ.get("KF_PIPELINES_UI_ENDPOINT", host)
+        page = platform.find("KF_PIPELINES_UI_ENDPOINT", host)
         self.steps.url = f"{page}/#/runs/details/{self.id}"
         self.known: dict[str, lineage.Step] = {}
         self.waits: dict[str, tuple[float, str]] = {}
@@ -135,7 +132,7 @@ class Run:
     def _ask(self, what: str, step: lineage.Step, **about: str) -> requests.Response:
         """Ask the user interface's own endpoints about a pod."""
         # ML Metadata knows it once the pod has started
-        about["podnamespace"] = step.namespace or os.environ.get("KF_PIPELINES_NAMESPACE", "")
+        about["podnamespace"] = step.namespace or platform.find("KF_PIPELINES_NAMESPACE", platform.namespace())
         answer = requests.get(f"{self.host}/k8s/pod/{what}", params=about, timeout=15)
         answer.raise_for_status()
         return answer
@@ -145,23 +142,64 @@ def run(host: str, pipeline: Any, arguments: dict[str, Any], out: Any = sys.stdo
     """Run a pipeline on Kubeflow Pipelines; interrupted, it cancels the run.
 
     Args:
-        host: its address at the front door, as `kfp.Client` takes it.
+        host: its address at the gateway, as `kfp.Client` takes it.
         pipeline: what `dsl.pipeline` made.
         arguments: all parameters.
-        out: where to tell how it goes.
+        out: where to print the progress.
 
     Raises:
         StepFailed: a step ended with an error, its pod does not start, or nothing answers at `host`.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with _answering(host), warnings.catch_warnings(), contextlib.redirect_stdout(None):
+        warnings.simplefilter("ignore")
+        client = _client(host)
+        run_id = client.create_run_from_pipeline_func(pipeline, arguments=arguments).run_id
+    try:
+        return Run(client, run_id, host, out).follow()
+    except KeyboardInterrupt:
+        client.terminate_run(run_id)
+        raise
+
+
+def wait(run_id: str, host: str = "", out: Any = sys.stdout) -> Steps:
+    """Follow any run until it ends, as `kfp.Client.wait_for_run_completion` does, and tell why it fails.
+
+    Args:
+        run_id: the run, from `kfp.Client.create_run_from_…`.
+        host: address of Kubeflow Pipelines; empty: that of the release.
+        out: where to print the progress.
+
+    Returns:
+        The outputs of each step, as `outputs`.
+
+    Raises:
+        StepFailed: a step ended with an error, its pod does not start, or nothing answers at `host`; the message says why.
+        Error: the release has no Kubeflow Pipelines.
+    """
+    host = host or platform.get("KF_PIPELINES_ENDPOINT")
+    with _answering(host):
+        client = _client(host)
+        client.get_run(run_id)
+    return Run(client, run_id, host, out).follow()
+
+
+def _client(host: str) -> Any:
+    import kfp
+
+    return kfp.Client(host=host)
+
+
+@contextlib.contextmanager
+def _answering(host: str) -> Iterator[None]:
+    """Turn a refusal or a silence of Kubeflow Pipelines into one sentence."""
     from kfp_server_api import ApiException
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        started = Run(host, pipeline, arguments, out)
-    except (ApiException, HTTPError) as error:
-        raise StepFailed(f"Kubeflow Pipelines at {host} does not take the run: {error}") from None
-    try:
-        return started.follow()
-    except KeyboardInterrupt:
-        started.client.terminate_run(started.id)
-        raise
+        yield
+    except ApiException as error:
+        said = re.search(r'"error":\s*"([^"]+)', str(error.body))
+        reason = said[1] if said else f"{error.status} {error.reason}"
+        raise StepFailed(f"Kubeflow Pipelines at {host} refuses: {reason}") from None
+    except HTTPError as error:
+        raise StepFailed(f"Kubeflow Pipelines at {host} does not answer: {error}") from None

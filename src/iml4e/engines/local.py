@@ -12,7 +12,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-from pipelines.engines import StepFailed, Steps, last_sentence, own_words
+from iml4e.engines import StepFailed, Steps, last_sentence, own_words
 
 
 class LocalSteps(Steps):
@@ -41,7 +41,9 @@ class LocalSteps(Steps):
                 self.say(f"  {line}")
         self.ended(name, time.monotonic() - begun, ok=not process.returncode)
         if process.returncode:
-            self.failed = f"Step {name} failed: {last_sentence(list(last))}"
+            code = process.returncode
+            how = f"exit code {code}" if code > 0 else f"ended by signal {-code}" + " (out of memory?)" * (code == -9)
+            self.failed = f"Step {name} failed: {last_sentence(list(last)) if last else how}"
         else:
             self.outputs[name] = returned(executor_input["outputs"])
         return process.returncode

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from pipelines.engines import lineage
+from iml4e import lineage
 
 Answers = dict[str, bytes]
 

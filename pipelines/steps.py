@@ -1,0 +1,229 @@
+"""The decorator of every step, and the steps that both pipelines share once there is a table of numbers.
+
+A table is a CSV file: numbers in the model's order, and the truth in the last column, `target`.
+"""
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from kfp import dsl
+from kfp.dsl.pipeline_task import TaskState
+from kfp.dsl.python_component import PythonComponent
+
+import iml4e
+
+#: Image of the steps on Kubeflow Pipelines; `pipelines.run` sets it to the release's own.
+IMAGE = os.environ.get("RUNTIME_IMAGE") or "ghcr.io/mlflow/mlflow:v3.17.2-full"
+#: Whether the steps' image has the package `iml4e` and all that steps import.
+COMPLETE = os.environ.get("IML4E_IN_IMAGE") == "1"
+REQUIREMENTS = (Path(__file__).parent / "requirements.txt").read_text().splitlines()
+#: Requirement of each package that MLflow's public image lacks.
+PINS = {re.split("[=<>~]", line)[0]: line for line in REQUIREMENTS if not line.startswith("#")}
+
+# KFP packs a whole folder into each step, and unpacks it where Python looks first. Small: the state of a run repeats it.
+_PACKED = tempfile.TemporaryDirectory(prefix="iml4e-")
+if not COMPLETE:
+    own = shutil.ignore_patterns("__pycache__", "cli.py", "mlflow_plugin.py", "lineage.py", "engines")
+    shutil.copytree(Path(iml4e.__file__).parent, f"{_PACKED.name}/iml4e", ignore=own)
+
+
+class Step(PythonComponent):
+    """A component of which every task runs: steps act on MLflow, S3 and the cluster, whatever a cached result says."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> dsl.PipelineTask:
+        """Make a task that is never taken from the cache, with memory of its own."""
+        task = super().__call__(*args, **kwargs)
+        if task.state is TaskState.FUTURE:  # by kfp.local alone it has run by now
+            task.set_caching_options(False).set_memory_request("256Mi").set_memory_limit("1Gi")
+        return task
+
+
+def step(*packages: str, functions: tuple[Callable, ...] = ()) -> Callable[[Callable], Step]:
+    """Decorator that makes a step of a function.
+
+    Args:
+        packages: what it imports of `requirements.txt`, beside kfp.
+        functions: functions of its module that it calls.
+    """
+
+    def make(function: Callable) -> Step:
+        component = dsl.component(
+            function,
+            base_image=IMAGE,
+            packages_to_install=[] if COMPLETE else [PINS[name] for name in ("kfp", *packages)],
+            embedded_artifact_path=None if COMPLETE else _PACKED.name,
+            install_kfp_package=False,
+            additional_funcs=list(functions),
+        )
+        return Step(component.component_spec, function)
+
+    return make
+
+
+@step()
+def prepare(data: dsl.Input[dsl.Dataset], training: dsl.Output[dsl.Dataset], held_out: dsl.Output[dsl.Dataset]) -> int:
+    """Split into training rows and held-out rows by the hash of each row's content.
+
+    A row falls on the same side in every run and every version of the dataset, so that a champion is never compared
+    on rows that it was trained on.
+
+    Args:
+        data: a valid table.
+        training: about three quarters of the rows.
+        held_out: about one quarter.
+
+    Returns:
+        Number of held-out rows.
+    """
+    import hashlib
+
+    import pandas as pd
+
+    table = pd.read_csv(data.path)
+    lines = table.to_csv(index=False, header=False).splitlines()
+    aside = [hashlib.sha256(line.encode()).digest()[0] < 64 for line in lines]  # of 256
+    chosen = pd.Series(aside, index=table.index)
+    table[~chosen].to_csv(training.path, index=False)
+    table[chosen].to_csv(held_out.path, index=False)
+    print(f"{len(table) - sum(aside)} rows to train, {sum(aside)} held out")
+    return sum(aside)
+
+
+@step()
+def evaluate(
+    held_out: dsl.Input[dsl.Dataset],
+    model_uri: str,
+    run_id: str,
+    model_name: str,
+    floor: float,
+    metrics: dsl.Output[dsl.Metrics],
+) -> NamedTuple("Evaluated", [("gate", str), ("reason", str), ("accuracy", float), ("f1", float)]):
+    """Measure the new model and the present champion on the same held-out rows, and decide.
+
+    Args:
+        held_out: rows that training never saw.
+        model_uri: MLflow address of the new model.
+        run_id: MLflow run that trained it; it gets the metrics.
+        model_name: registered model whose alias `champion` names the present champion.
+        floor: least accuracy, from 0 to 1.
+        metrics: the same figures for the KFP user interface.
+
+    Returns:
+        gate: "passed" or "rejected"; reason: one sentence; accuracy and macro-averaged F1, from 0 to 1.
+    """
+    import pandas as pd
+
+    from iml4e import registry
+
+    rows = pd.read_csv(held_out.path)
+    truth = rows.pop("target")
+    result = registry.evaluate(model_uri, run_id, model_name, rows.astype(float), truth, floor)
+    gate, reason = result.pop("gate"), result.pop("reason")
+    for name, value in result.items():
+        metrics.log_metric(name, value)
+    return gate, reason, result["accuracy"], result["f1_macro"]
+
+
+@step()
+def register(
+    model_uri: str, run_id: str, model_name: str, gate: str, reason: str, dataset: str, version: dsl.OutputPath(str)
+) -> str:
+    """Register the model as a new version: tag status=candidate if it passed the gate, else status=rejected.
+
+    Args:
+        model_uri: MLflow address of the model.
+        run_id: MLflow run that trained it.
+        model_name: registered model; made if it does not exist.
+        gate: "passed" or "rejected".
+        reason: why, in one sentence.
+        dataset: address of the exact dataset version.
+        version: gets the number of the new version.
+
+    Returns:
+        The gate as given. (It is returned alone, because kfp.local resolves no other output in a condition.)
+    """
+    from iml4e import registry
+
+    number = registry.register(model_uri, model_name, gate, reason, dataset, run_id)
+    with open(version, "w") as file:
+        file.write(number)
+    print(f"{model_name} version {number}: {'candidate' if gate == 'passed' else 'rejected'} ({reason})")
+    return gate
+
+
+@step()
+def deploy(model_name: str, version: str, namespace: str, timeout: int = 300) -> NamedTuple(
+    "Deployed", [("endpoint", str), ("url", str)]
+):
+    """Serve a registered version; the former one serves until the new one is ready, and for good if it never gets ready.
+
+    Args:
+        model_name: registered model.
+        version: version to serve.
+        namespace: where to; empty: MODEL_NAMESPACE.
+        timeout: seconds until it must be ready.
+
+    Returns:
+        endpoint: name of the InferenceService; url: its address.
+
+    Raises:
+        iml4e.Error: not ready; the sentence says why. The version gets the tag status=rejected.
+    """
+    import iml4e
+    from iml4e import registry, serving
+
+    try:
+        served = serving.deploy(model_name, version, namespace=namespace, timeout=timeout)
+    except iml4e.Error as error:
+        registry.reject(model_name, version, f"not served: {error}")
+        raise
+    return served.name, served.url
+
+
+@step()
+def check(
+    held_out: dsl.Input[dsl.Dataset], model_name: str, version: str, endpoint: str, namespace: str, timeout: int = 60
+) -> NamedTuple("Checked", [("prediction", str), ("curl", str)]):
+    """Ask the served model through the gateway, compare with the same model in this process, and crown it.
+
+    Args:
+        held_out: rows that training never saw; the first 50 are sent.
+        model_name: registered model.
+        version: version that must answer.
+        endpoint: name of the InferenceService.
+        namespace: where it is; empty: MODEL_NAMESPACE.
+        timeout: seconds that the gateway may take to know the new route.
+
+    Returns:
+        prediction: the answer to the first row, as JSON; curl: the line that asks for it.
+
+    Raises:
+        iml4e.Error: no answer in time, or another answer than the model's own. The former version serves again.
+    """
+    import json
+
+    import mlflow
+    import pandas as pd
+
+    import iml4e
+    from iml4e import registry, serving
+
+    rows = pd.read_csv(held_out.path).drop(columns="target").astype(float).head(50)
+    asked = rows.to_numpy().tolist()
+    registry.client()
+    wanted = mlflow.pyfunc.load_model(f"models:/{model_name}/{version}").predict(rows)
+    try:
+        served = serving.check(endpoint, asked, wanted, version=version, namespace=namespace, timeout=timeout)
+        prediction = {"predictions": served.ask().predict(asked[:1])}
+    except iml4e.Error as error:
+        now = serving.undo(endpoint, namespace=namespace)
+        registry.reject(model_name, version, f"not served: {error}")
+        raise iml4e.Error(f"{error}; {now}") from None
+    registry.crown(model_name, version)
+    print(f"{len(rows)} rows through the gateway: all as the model itself predicts; version {version} is the champion")
+    return json.dumps(prediction), served.curl(asked[:1])

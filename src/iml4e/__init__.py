@@ -1,0 +1,7 @@
+"""The platform's Python package: what pipelines, notebooks, tests, load tests and the command line `iml4e` share."""
+
+__version__ = "0.1.0"
+
+
+class Error(Exception):
+    """A mistake or a state that a person has to know; the message is one sentence with the next step."""

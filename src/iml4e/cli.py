@@ -1,0 +1,294 @@
+"""The command `iml4e`: deploy, list, ask, roll back and delete models; put and get datasets."""
+
+import argparse
+import csv
+import dataclasses
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from iml4e import Error, __version__
+
+#: Rows in one request: far below the 2 MiB that the model server takes.
+BATCH = 500
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; an error becomes one sentence.
+
+    Returns:
+        Exit code: 0, 1 after an error, 2 for a wrong command line, 130 when interrupted.
+    """
+    options = parser().parse_args(arguments)
+    for name in ("release", "release_namespace", "url"):
+        if value := getattr(options, name):
+            os.environ["IML4E_" + name.replace("release_", "").upper()] = value
+    # what its libraries say by themselves; their errors become sentences
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    for noisy in ("urllib3", "mlflow"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    try:
+        options.run(options)
+    except Error as error:
+        print(f"iml4e: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("iml4e: interrupted; what was started in the cluster goes on, `iml4e models` shows it", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # as in `iml4e logs NAME | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:
+        if os.environ.get("IML4E_DEBUG"):
+            raise
+        text = " ".join(str(error).split())[:500]
+        print(f"iml4e: {type(error).__name__}: {text}; IML4E_DEBUG=1 shows where", file=sys.stderr)
+        return 1
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(prog="iml4e", description=__doc__)
+    top.add_argument("--version", action="version", version=__version__)
+    top.add_argument("--release", help="Helm release (IML4E_RELEASE; default: iml4e)")
+    top.add_argument("--namespace", dest="release_namespace", help="its namespace (IML4E_NAMESPACE; default: iml4e)")
+    top.add_argument("--url", help="address of the platform (IML4E_URL; default: the release's own)")
+    commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(
+        name: str, run: Any, text: str, *, to: Any = commands, endpoint: bool = False
+    ) -> argparse.ArgumentParser:
+        made = to.add_parser(name, help=text, description=text)
+        made.set_defaults(run=run)
+        if endpoint:
+            made.add_argument("name", metavar="NAME", help="endpoint, as `iml4e models` lists it")
+            made.add_argument("--namespace", default="", help="of the endpoint; default: the release's for models")
+        return made
+
+    deploy = command("deploy", _deploy, "Serve a registered model, and wait until it answers.")
+    deploy.add_argument(
+        "model", metavar="MODEL", help="fraud@champion, fraud/3, models:/fraud/3, or fraud (the champion)"
+    )
+    for flag, text in {
+        "--name": "of the endpoint; default: the model's",
+        "--namespace": "where to; default: the release's for models",
+        "--cpu": "CPU request, such as 500m; default: the runtime's",
+        "--memory": "memory request, such as 1Gi",
+        "--cpu-limit": "CPU limit",
+        "--memory-limit": "memory limit",
+        "--gpu": "number of GPUs, or RESOURCE=NUMBER; the resource is nvidia.com/gpu",
+        "--image": "image with Python and mlflow, instead of the release's",
+        "--runtime": "serving runtime, instead of the release's",
+        "--service-account": "of the model's pods",
+    }.items():
+        deploy.add_argument(flag, help=text)
+    deploy.add_argument("--replicas", type=int, help="least number of pods")
+    deploy.add_argument("--max-replicas", type=int, help="greatest number of pods, when the load grows")
+    deploy.add_argument("--node-selector", action="append", metavar="KEY=VALUE", help="label of the nodes; repeatable")
+    deploy.add_argument("--toleration", action="append", metavar="KEY=VALUE:EFFECT", help="of a taint; repeatable")
+    deploy.add_argument("--packages", action="append", help="requirement to install as the server starts; repeatable")
+    deploy.add_argument("--batching", choices=["on", "off"], help="predict for waiting requests at once")
+    deploy.add_argument("--force", action="store_true", help="although requirements or the served model differ")
+    deploy.add_argument("--timeout", type=float, default=300, help="seconds until it must be ready; default: 300")
+    deploy.add_argument("--json", action="store_true", help="print the endpoint as JSON, progress on standard error")
+
+    models = command(
+        "models", _models, "List what is served: which version, whether it is the champion, and its state."
+    )
+    models.add_argument("--namespace", default="", help="of the endpoints; default: the release's for models")
+    models.add_argument("--json", action="store_true", help="print JSON")
+
+    rollback = command("rollback", _rollback, "Serve the version before the present one again.", endpoint=True)
+    rollback.add_argument("--timeout", type=float, default=300, help="seconds until it must be ready; default: 300")
+    command("delete", _delete, "Stop serving a model; the registry keeps it.", endpoint=True)
+
+    logs = command("logs", _logs, "Print the log of a served model.", endpoint=True)
+    logs.add_argument("-f", "--follow", action="store_true", help="wait for more")
+    logs.add_argument("-p", "--previous", action="store_true", help="of the instance before, which ended")
+
+    predict = command(
+        "predict", _predict, "Ask a served model; the version that answers goes to standard error.", endpoint=True
+    )
+    predict.add_argument("--data", required=True, help="CSV file with a header, JSON file of rows, or JSON itself")
+    predict.add_argument("--param", action="append", metavar="KEY=VALUE", help="inference parameter; repeatable")
+    predict.add_argument("--json", action="store_true", help="print JSON instead of CSV")
+
+    data = command("data", None, "Datasets: put, list, get.").add_subparsers(required=True, metavar="COMMAND")
+    put = command("put", _put, "Store a file or folder as the next version of a dataset.", to=data)
+    put.add_argument("source", metavar="FILE|FOLDER")
+    put.add_argument("name", metavar="NAME", help="such as fraud/2026.csv")
+    listing = command("list", _list, "List datasets.", to=data)
+    listing.add_argument("prefix", nargs="?", default="", help="only those whose name begins so")
+    listing.add_argument("--json", action="store_true", help="print JSON")
+    get = command("get", _get, "Fetch a version of a dataset.", to=data)
+    get.add_argument(
+        "address", metavar="ADDRESS", help="as `data put` and `data list` print it, or a name: its latest version"
+    )
+    get.add_argument("-o", "--output", default="", help="where to; default: its own name")
+    return top
+
+
+def _deploy(options: argparse.Namespace) -> None:
+    from iml4e import registry, serving
+
+    version = registry.resolve(options.model)
+    same = (
+        "name", "namespace", "replicas", "max_replicas", "cpu", "memory", "cpu_limit", "memory_limit", "gpu", "image",
+        "runtime", "service_account", "batching", "force", "timeout",
+    )  # fmt: skip
+    given = {key: value for key in same if (value := getattr(options, key)) is not None}
+    endpoint = serving.deploy(
+        version.name,
+        version.version,
+        node_selector=pairs(options.node_selector, "--node-selector"),
+        tolerations=options.toleration,
+        packages=[word for each in options.packages or () for word in each.split()],
+        say=_aside if options.json else print,
+        **given,
+    )
+    if options.json:
+        print(json.dumps(dataclasses.asdict(endpoint)))
+
+
+def _models(options: argparse.Namespace) -> None:
+    from iml4e import registry, serving
+
+    found = serving.endpoints(options.namespace)
+    champions = {}
+    for model in {each.model for each in found if each.model}:
+        try:
+            champion = registry.champion(model)
+            champions[model] = champion.version if champion else ""
+        except Error:  # MLflow is away: what is served can be listed all the same
+            champions[model] = None
+    if options.json:
+        print(json.dumps([dataclasses.asdict(each) | {"champion": champions.get(each.model)} for each in found]))
+        return
+    if not found:
+        print("nothing is served; `iml4e deploy MODEL/VERSION` serves a registered model")
+        return
+    rows = [("ENDPOINT", "MODEL", "VERSION", "CHAMPION", "STATE", "URL")]
+    for each in found:
+        best = champions.get(each.model)
+        champion = "-" if not best else "yes" if best == each.version else f"no, {best} is"
+        state = "ready" if each.ready else "not ready"
+        rows.append((each.name, each.model or "-", each.version or "-", champion, state, each.url))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row, each in zip(rows, [None, *found], strict=True):
+        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+        if each and each.reason:
+            print(f"  {each.reason}")
+
+
+def _rollback(options: argparse.Namespace) -> None:
+    from iml4e import serving
+
+    serving.rollback(options.name, namespace=options.namespace, timeout=options.timeout)
+
+
+def _delete(options: argparse.Namespace) -> None:
+    from iml4e import serving
+
+    serving.delete(options.name, namespace=options.namespace)
+
+
+def _logs(options: argparse.Namespace) -> None:
+    from iml4e import serving
+
+    for line in serving.logs(
+        options.name, namespace=options.namespace, follow=options.follow, previous=options.previous
+    ):
+        print(line, flush=options.follow)
+
+
+def _predict(options: argparse.Namespace) -> None:
+    from iml4e import client, platform
+
+    model = client.Model(
+        platform.get("GATEWAY_URL"), options.namespace or platform.get("MODEL_NAMESPACE"), options.name
+    )
+    inline = options.data.lstrip()[:1] in ("[", "{")
+    if not inline and not Path(options.data).is_file():
+        raise Error(f"there is no file {options.data}")
+    text = options.data if inline else Path(options.data).read_text()
+    if inline or options.data.endswith(".json"):
+        try:
+            rows = json.loads(text)
+        except ValueError as error:
+            raise Error(f"--data is not JSON: {error}") from None
+        rows = rows.get("instances", [rows]) if isinstance(rows, dict) else rows
+    else:
+        rows = client.read_csv(text, model.metadata())
+    params = {key: _value(value) for key, value in (pairs(options.param, "--param") or {}).items()}
+    predictions: list[Any] = []
+    for start in range(0, len(rows), BATCH):
+        answer = model.predict(rows[start : start + BATCH], params)
+        predictions += answer if isinstance(answer, list) else [answer]
+    if options.json:
+        print(json.dumps({"predictions": predictions, "version": model.version}))
+    else:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        named = predictions and all(isinstance(each, dict) for each in predictions)
+        names = list(predictions[0]) if named else ["prediction"]
+        writer.writerow(names)
+        writer.writerows([_cell(each[name]) for name in names] if named else [_cell(each)] for each in predictions)
+    _aside(f"{options.name} version {model.version or '(unknown)'} answered {len(predictions)} rows")
+
+
+def _put(options: argparse.Namespace) -> None:
+    from iml4e import datasets
+
+    print(datasets.put(options.source, options.name).address)
+
+
+def _list(options: argparse.Namespace) -> None:
+    from iml4e import datasets
+
+    found = datasets.listing(options.prefix)
+    if options.json:
+        print(json.dumps([dataclasses.asdict(each) for each in found]))
+        return
+    for each in found:
+        print(f"{each.modified}  {each.size:>12}  {each.address}")
+
+
+def _get(options: argparse.Namespace) -> None:
+    from iml4e import datasets
+
+    print(datasets.get(options.address, to=options.output).address)
+
+
+def pairs(texts: Sequence[str] | None, flag: str) -> dict[str, str] | None:
+    """Read a repeatable option KEY=VALUE.
+
+    Raises:
+        Error: one is not of that form.
+    """
+    for text in texts or ():
+        if "=" not in text:
+            raise Error(f"{flag} {text}: write KEY=VALUE")
+    return dict(text.split("=", 1) for text in texts) if texts else None
+
+
+def _value(text: str) -> Any:
+    """A value of the command line: JSON if it is some, else text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _cell(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, list | dict | bool) else value
+
+
+def _aside(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,197 @@
+"""Asks a served model, in the protocols V1 and V2."""
+
+import base64
+import json
+import math
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from iml4e import Error
+
+
+@dataclass
+class Model:
+    """A model behind the gateway."""
+
+    url: str
+    """Address of the platform, such as http://localhost:30080."""
+    namespace: str
+    name: str
+    timeout: float = 30
+    """Seconds that an answer may take."""
+    version: str = field(default="", compare=False)
+    """Version that gave the last answer."""
+
+    @property
+    def base(self) -> str:
+        """Address below which the model's own paths start."""
+        return f"{self.url.rstrip('/')}/models/{self.namespace}/{self.name}"
+
+    @property
+    def v1(self) -> str:
+        """Path of predictions by V1."""
+        return f"/v1/models/{self.name}:predict"
+
+    @property
+    def v2(self) -> str:
+        """Path of metadata and readiness by V2; inference is below it."""
+        return f"/v2/models/{self.name}"
+
+    def predict(self, instances: Any, params: dict[str, Any] | None = None) -> Any:
+        """Predict by V1.
+
+        Args:
+            instances: rows as lists or as dicts by column, or a pandas DataFrame, or a NumPy array.
+            params: inference parameters of the model's signature.
+
+        Returns:
+            The predictions, as JSON has them.
+
+        Raises:
+            Error: no answer, or an error; the sentence is the model's own.
+        """
+        body = {"instances": plain(instances)} | ({"params": plain(params)} if params else {})
+        return self._answer("POST", self.v1, json=body)["predictions"]
+
+    def infer(self, inputs: list[dict[str, Any]], parameters: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+        """Predict by V2: tensors in (`name`, `shape`, `datatype`, `data`), tensors out.
+
+        Raises:
+            Error: no answer, or an error; the sentence is the model's own.
+        """
+        body = {"inputs": inputs} | ({"parameters": parameters} if parameters else {})
+        return self._answer("POST", self.v2 + "/infer", json=body)["outputs"]
+
+    def metadata(self) -> dict[str, Any]:
+        """Names, types and shapes of the inputs and outputs, and the version.
+
+        Raises:
+            Error: no answer, or an error.
+        """
+        return self._answer("GET", self.v2)
+
+    def ready(self) -> bool:
+        """Whether the model answers."""
+        try:
+            return self.request("GET", self.v2 + "/ready").ok
+        except Error:
+            return False
+
+    def request(self, method: str, path: str, **options: Any) -> Any:
+        """Send any request below the model's address, and return the response (`requests.Response`), errors included.
+
+        Raises:
+            Error: there is no answer.
+        """
+        import requests
+
+        try:
+            answer = requests.request(method, self.base + path, **{"timeout": self.timeout, **options})
+        except requests.RequestException as error:
+            kind = "in time" if isinstance(error, requests.Timeout) else f"({type(error).__name__})"
+            raise Error(f"{self.base} does not answer {kind}: is IML4E_URL right, and the platform up?") from None
+        self.version = answer.headers.get("x-model-version", "")
+        return answer
+
+    def _answer(self, method: str, path: str, **options: Any) -> Any:
+        answer = self.request(method, path, **options)
+        try:
+            content = answer.json()
+        except ValueError:
+            content = None
+        if answer.ok and isinstance(content, dict):
+            return content
+        said = content.get("error") if isinstance(content, dict) else ""
+        if not said and answer.status_code in (404, 502, 503):
+            said = "nothing is served there; `iml4e models` lists what is"
+        raise Error(f"{self.name} answers {answer.status_code}: {said or answer.text[:200] or 'nothing'}")
+
+
+def wait(model: Model, seconds: float = 60) -> None:
+    """Wait until a model answers at the gateway, which learns of a new route some seconds after it is made.
+
+    Raises:
+        Error: it does not.
+    """
+    start = time.monotonic()
+    while not model.ready():
+        if time.monotonic() - start > seconds:
+            raise Error(f"{model.base} does not answer after {seconds:.0f} s; `iml4e models` says why")
+        time.sleep(0.5)
+
+
+def read_csv(text: str, metadata: dict[str, Any]) -> list[Any]:
+    """Rows of a CSV file with a header, in the types that a model's V2 metadata names.
+
+    Rows are objects by column, or lists for a model that takes one tensor. An empty field is null.
+
+    Raises:
+        Error: no row, or a field that is not of its column's type.
+    """
+    import csv
+    import io
+
+    columns = {each["name"]: each for each in metadata.get("inputs", [])}
+    reader = csv.DictReader(io.StringIO(text.removeprefix("\ufeff")))
+    names = list(reader.fieldnames or [])
+    tensor = next(iter(columns.values())) if len(columns) == 1 and not columns.keys() & set(names) else None
+    rows = []
+    for number, row in enumerate(reader, 1):
+        if None in row or None in row.values():
+            raise Error(f"row {number} of the data has not as many fields as the header has names ({len(names)})")
+        fields = {name: _field(row[name], tensor or columns.get(name, {}), number, name) for name in names}
+        rows.append(list(fields.values()) if tensor else fields)
+    if not rows:
+        raise Error("the data has no row below its header")
+    return rows
+
+
+def _field(text: str, column: dict[str, Any], number: int, name: str) -> Any:
+    """A field of a CSV file in a V2 type."""
+    kind, parameters = column.get("datatype", "BYTES"), column.get("parameters") or {}
+    nested = len(column.get("shape", [])) > 1 and "name" in column and column["name"] == name
+    try:
+        if nested or parameters.get("content_type") == "json":
+            return json.loads(text) if text else None
+        if kind == "BYTES":
+            return None if not text and parameters.get("optional") else text
+        if not text:
+            return None
+        if kind == "BOOL":
+            return {"true": True, "1": True, "false": False, "0": False}[text.strip().lower()]
+        return float(text) if kind.startswith("FP") else int(text)
+    except (ValueError, KeyError):
+        wanted = "JSON" if nested or kind == "BYTES" else kind
+        raise Error(f"row {number} of the data, column {name}: {text[:40]!r} is not {wanted}") from None
+
+
+def plain(value: Any) -> Any:
+    """Turn what Python, NumPy and pandas have into what JSON has.
+
+    A table becomes rows by column, bytes base64, dates ISO 8601, and what is missing or not a number null.
+
+    Raises:
+        Error: a value that no model takes.
+    """
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, bytes | bytearray):
+        return base64.b64encode(value).decode()
+    if isinstance(value, dict):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [plain(each) for each in value]
+    if hasattr(value, "to_dict") and hasattr(value, "columns"):  # a DataFrame
+        return [plain(row) for row in value.to_dict("records")]
+    if type(value).__name__ in ("NAType", "NaTType"):
+        return None
+    if getattr(getattr(value, "dtype", None), "kind", "") == "M" and hasattr(value, "astype"):
+        value = value.astype("datetime64[us]")  # nanoseconds would become plain integers
+    if hasattr(value, "tolist"):  # an array, a Series, a scalar of NumPy
+        return plain(value.tolist())
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    raise Error(f"{type(value).__name__} cannot be sent to a model: use numbers, text, bytes, dates, lists and dicts")

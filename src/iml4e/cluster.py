@@ -1,0 +1,164 @@
+"""The Kubernetes API as plain JSON: read, apply and delete the objects that serving needs, in one namespace."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from iml4e import Error, platform
+
+Object = dict[str, Any]
+
+#: Who applies, in the objects' managedFields.
+MANAGER = "iml4e"
+API = {
+    "InferenceService": ("serving.kserve.io/v1beta1", "inferenceservices"),
+    "HTTPRoute": ("gateway.networking.k8s.io/v1", "httproutes"),
+    "Pod": ("v1", "pods"),
+    "Event": ("v1", "events"),
+    "ConfigMap": ("v1", "configmaps"),
+    "ServiceAccount": ("v1", "serviceaccounts"),
+}
+
+
+class RefusedError(Error):
+    """The API server refused a request; `status` is its HTTP status."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class AwayError(Error):
+    """The API server does not answer."""
+
+
+class Cluster:
+    """A namespace of the cluster, with the rights of this pod or of the kubeconfig."""
+
+    def __init__(self, namespace: str) -> None:
+        """Connect.
+
+        Raises:
+            Error: there is neither a service account nor a kubeconfig.
+        """
+        self.api = platform.kubernetes()
+        self.namespace = namespace
+
+    def request(self, method: str, path: str, body: Object | None = None, *, patch: str = "", **query: Any) -> Any:
+        """Send a request and parse its answer; text that is not JSON, such as a log, comes back as it is.
+
+        Raises:
+            RefusedError: the answer is an error.
+            AwayError: there is no answer.
+        """
+        headers = {"Accept": "application/json, */*", "Content-Type": patch or "application/json"}
+        answer = self._send(method, path, body, headers, query, timeout=(5, 30))
+        text = answer.data.decode(errors="replace")
+        return json.loads(text) if answer.headers.get("Content-Type", "").startswith("application/json") else text
+
+    def _send(self, method: str, path: str, body: Any, headers: dict[str, str], query: Object, timeout: Any) -> Any:
+        import urllib3
+        from kubernetes.client import ApiException
+
+        try:
+            return self.api.call_api(
+                path, method, query_params=list(query.items()), header_params=headers, body=body,
+                auth_settings=["BearerToken"], _preload_content=False, _return_http_data_only=True,
+                _request_timeout=timeout,
+            )  # fmt: skip
+        except ApiException as error:
+            raise RefusedError(_message(error), error.status) from None
+        except urllib3.exceptions.HTTPError:
+            raise AwayError(f"Kubernetes at {self.api.configuration.host} does not answer") from None
+
+    def path(self, kind: str, name: str = "", namespace: str = "") -> str:
+        """Path of a kind's objects, or of one."""
+        version, plural = API[kind]
+        root = "api" if "/" not in version else "apis"
+        return f"/{root}/{version}/namespaces/{namespace or self.namespace}/{plural}" + (f"/{name}" if name else "")
+
+    @contextlib.contextmanager
+    def told(self, what: str) -> Iterator[None]:
+        """Turn a refusal of the API server into a sentence that begins with what was tried.
+
+        Raises:
+            Error: it was refused.
+        """
+        try:
+            yield
+        except RefusedError as error:
+            said = " ".join(str(error).split())
+            raise Error(f"cannot {what} models in namespace {self.namespace}: {said}") from None
+
+    def get(self, kind: str, name: str) -> Object | None:
+        """An object, or None."""
+        try:
+            return self.request("GET", self.path(kind, name))
+        except RefusedError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def list(self, kind: str, labels: str = "") -> list[Object]:
+        """Objects of a kind."""
+        return self.request("GET", self.path(kind), labelSelector=labels)["items"]
+
+    def apply(self, thing: Object, *, force: bool) -> Object:
+        """Apply an object on the server's side; without `force`, fields that others manage are a conflict."""
+        path = self.path(thing["kind"], thing["metadata"]["name"])
+        flag = "true" if force else "false"
+        return self.request(
+            "PATCH", path, thing, patch="application/apply-patch+yaml", fieldManager=MANAGER, force=flag
+        )
+
+    def delete(self, kind: str, name: str) -> bool:
+        """Delete an object; False if there was none."""
+        try:
+            self.request("DELETE", self.path(kind, name), {"propagationPolicy": "Background"})
+        except RefusedError as error:
+            if error.status != 404:
+                raise
+            return False
+        return True
+
+    def log(self, pod: str, container: str, *, previous: bool = False, lines: int = 20) -> str:
+        """The last lines that a container wrote; empty if there is no log, or no right to read it."""
+        path = self.path("Pod", pod) + "/log"
+        try:
+            return self.request("GET", path, container=container, previous=str(previous).lower(), tailLines=lines)
+        except RefusedError:
+            return ""
+
+    def follow(self, pod: str, container: str, *, previous: bool, follow: bool) -> Iterator[str]:
+        """The whole log of a container, line by line; with `follow` as it is written.
+
+        Raises:
+            RefusedError: there is no such log.
+        """
+        query = {"container": container, "previous": str(previous).lower(), "follow": str(follow).lower()}
+        answer = self._send("GET", self.path("Pod", pod) + "/log", None, {"Accept": "*/*"}, query, timeout=None)
+        rest = ""
+        for chunk in answer.stream():
+            *lines, rest = (rest + chunk.decode(errors="replace")).split("\n")
+            yield from lines
+        if rest:
+            yield rest
+
+    def may(self, verb: str, kind: str) -> bool:
+        """Whether this account may do something in the namespace."""
+        version, plural = API[kind]
+        group = version.rpartition("/")[0]
+        wish = {"namespace": self.namespace, "verb": verb, "group": group, "resource": plural}
+        review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview"}
+        path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+        answer = self.request("POST", path, review | {"spec": {"resourceAttributes": wish}})
+        return bool(answer.get("status", {}).get("allowed"))
+
+
+def _message(error: Any) -> str:
+    """What the API server says, in its own words."""
+    try:
+        return json.loads(error.body)["message"]
+    except (TypeError, ValueError, KeyError):
+        return f"{error.status} {error.reason}"

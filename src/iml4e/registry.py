@@ -1,0 +1,304 @@
+"""Registered models in MLflow: finding versions, the gate before them, and the champion among them."""
+
+import contextlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from iml4e import Error, platform
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version of a registered model."""
+
+    name: str
+    version: str
+    uri: str
+    """Its address in MLflow: models:/NAME/VERSION."""
+    run_id: str = ""
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+def client() -> Any:
+    """An `MlflowClient` of the release's MLflow, or of the tracking URI that this process has chosen.
+
+    Raises:
+        Error: the address of MLflow is not known.
+    """
+    import mlflow
+
+    if not mlflow.is_tracking_uri_set():
+        mlflow.set_tracking_uri(platform.get("MLFLOW_TRACKING_URI"))
+    return mlflow.MlflowClient()
+
+
+@contextlib.contextmanager
+def told(absent: str = "") -> Iterator[None]:
+    """Turn what MLflow answers into a sentence; `absent` is the one for a thing that does not exist.
+
+    Raises:
+        Error: MLflow does not answer, refuses, or does not have the thing.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        if absent and error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise Error(absent) from None
+        import mlflow
+
+        first = str(error.message).strip().splitlines()[0]
+        if "API request to" in first:
+            raise Error(f"MLflow at {mlflow.get_tracking_uri()} does not answer: {first}") from None
+        raise Error(f"MLflow refuses: {first}") from None
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that MLflow cannot register.
+
+    Raises:
+        Error: it is empty, too long, or holds a slash or colon.
+    """
+    if not name.strip() or any(sign in name for sign in "/:") or len(name) > 256 or name in (".", ".."):
+        raise Error(f"{name!r} cannot name a model: MLflow wants 1 to 256 characters without '/' and ':'")
+
+
+def resolve(reference: str) -> Version:
+    """Find the version that a reference means: `fraud@ALIAS`, `fraud/3`, `fraud/latest`, `fraud` (the champion).
+
+    MLflow's own spelling, `models:/` before it, is understood as well.
+
+    Raises:
+        Error: there is no such model, alias or version; the sentence names those that there are.
+    """
+    text = reference.removeprefix("models:").strip("/")
+    name, at, alias = text.rpartition("@")
+    if not at:
+        name, _, number = text.rpartition("/")
+        name, alias = (name, "") if name else (text, "champion")
+    check_name(name)
+    mlflow = client()
+    with told(f"there is no registered model {name!r}: register one, `mlflow.register_model(model_uri, {name!r})`"):
+        model = mlflow.get_registered_model(name)
+    if at or alias:
+        number = str(model.aliases.get(alias, ""))
+    problem = f"model {name} has no {f'alias {alias}' if at or alias else f'version {number}'}"
+    numbers = versions(name) if number == "latest" or not number.isdigit() else []
+    if number == "latest" and numbers:
+        return numbers[0]
+    if number.isdigit():
+        with contextlib.suppress(Error), told(problem):
+            return _version(mlflow.get_model_version(name, number))
+    there = ", ".join(f"{name}/{each.version}" for each in (numbers or versions(name))[:5])
+    raise Error(f"{problem}; " + (f"name a version: {there}" if there else "it has no version at all"))
+
+
+def versions(name: str) -> list[Version]:
+    """List the versions of a registered model, the newest first."""
+    quoted = name.replace("'", "\\'")
+    with told():
+        found = client().search_model_versions(f"name='{quoted}'", max_results=1000)
+    return [_version(each) for each in sorted(found, key=lambda each: -int(each.version))]
+
+
+def champion(name: str) -> Version | None:
+    """The version that has the alias `champion`, if any.
+
+    Raises:
+        Error: MLflow does not answer: that is no reason to crown another.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return _version(client().get_model_version_by_alias(name, "champion"))
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        with told():
+            raise
+
+
+def storage_uri(name: str, version: str) -> str:
+    """Address of a version's files in the object store; ends with a slash, without which `model` also means `model2`.
+
+    Raises:
+        Error: there is no such version, or its files lie where KServe cannot read them.
+    """
+    with told(f"model {name} has no version {version}"):
+        address = client().get_model_version_download_uri(name, str(version))
+    if address.startswith("mlflow-artifacts:"):
+        # mlflow-artifacts:/1/models/… (perhaps with host and API path) lies at s3://BUCKET/1/models/…
+        path = re.sub(r"^mlflow-artifacts:(//[^/]*)?", "", address)
+        folder = path.split("/mlflow-artifacts/artifacts/")[-1].strip("/")
+        address = f"s3://{platform.get('S3_MLFLOW_BUCKET')}/{folder}"
+    if not address.startswith("s3://"):
+        raise Error(
+            f"the files of {name} version {version} lie at {address}, outside the object store: log the model with "
+            "MLFLOW_TRACKING_URI set to this platform, and register it anew"
+        )
+    return address.rstrip("/") + "/"
+
+
+def fit(
+    model: Any, features: Any, truth: Any, *, table: Any, name: str, address: str, sha256: str, params: dict[str, Any]
+) -> tuple[str, str, str]:
+    """Fit a scikit-learn model in an MLflow run, and log it with its data, signature, example and requirements.
+
+    Args:
+        model: an estimator that is not fitted.
+        features: what it learns from, as its callers will send it.
+        truth: what it should answer.
+        table: `pandas.DataFrame` of both, with the truth in column `target`.
+        name: MLflow experiment; made if it does not exist.
+        address: address of the exact dataset version.
+        sha256: digest of that version.
+        params: parameters to log.
+
+    Returns:
+        run id, experiment id, MLflow address of the model.
+    """
+    import mlflow
+    import sklearn
+
+    client()
+    # MLflow allows 36 characters for a digest; the whole one is a tag
+    dataset = mlflow.data.from_pandas(table, source=address, targets="target", name=name, digest=sha256[:36])
+    mlflow.set_experiment(name)
+    with mlflow.start_run() as run:
+        mlflow.log_input(dataset, context="training")
+        mlflow.set_tags({"dataset": address, "dataset.sha256": sha256})
+        mlflow.log_params({**params, "rows": len(table)})
+        model.fit(features, truth)
+        mlflow.log_metric("training_accuracy", model.score(features, truth))
+        logged = mlflow.sklearn.log_model(
+            model,
+            name="model",
+            signature=mlflow.models.infer_signature(features, model.predict(features)),
+            input_example=features[:2],
+            pip_requirements=[f"mlflow=={mlflow.__version__}", f"scikit-learn=={sklearn.__version__}"],
+        )
+    print(f"run {run.info.run_id}: {len(table)} rows, model {logged.model_uri}")
+    return run.info.run_id, run.info.experiment_id, logged.model_uri
+
+
+def evaluate(model_uri: str, run_id: str, name: str, rows: Any, truth: Any, floor: float) -> dict[str, Any]:
+    """Measure a model and the present champion on the same held-out rows, decide, and keep both in the model's run.
+
+    Args:
+        model_uri: MLflow address of the new model.
+        run_id: MLflow run that trained it.
+        name: registered model, whose champion is to be beaten.
+        rows: `pandas.DataFrame` that training never saw.
+        truth: the right answers.
+        floor: least accuracy, from 0 to 1.
+
+    Returns:
+        gate and reason as in `decide`; accuracy, f1_macro, held_out_rows, and champion_accuracy if there is a champion.
+    """
+    import mlflow
+    from sklearn.metrics import accuracy_score, classification_report, f1_score
+
+    present = champion(name)
+    predicted = mlflow.pyfunc.load_model(model_uri).predict(rows)
+    figures = {"accuracy": float(accuracy_score(truth, predicted)), "held_out_rows": len(rows)}
+    figures["f1_macro"] = float(f1_score(truth, predicted, average="macro"))
+    if present:
+        best = mlflow.pyfunc.load_model(present.uri).predict(rows)
+        figures["champion_accuracy"] = float(accuracy_score(truth, best))
+    version = present.version if present else ""
+    gate, reason = decide(figures["accuracy"], floor, figures.get("champion_accuracy"), version)
+    with mlflow.start_run(run_id=run_id):
+        mlflow.log_metrics(figures)
+        mlflow.log_param("floor", floor)
+        mlflow.set_tags({"gate": gate, "gate_reason": reason})
+        report = classification_report(truth, predicted, output_dict=True, zero_division=0.0)
+        mlflow.log_dict(report, "classification_report.json")
+    print(f"{gate}: {reason}")
+    return {"gate": gate, "reason": reason, **figures}
+
+
+def decide(accuracy: float, floor: float, best: float | None = None, version: str = "") -> tuple[str, str]:
+    """The gate: the accuracy must reach the floor, and must not be below the champion's on the same rows.
+
+    Args:
+        accuracy: of the new model, from 0 to 1.
+        floor: least accuracy, from 0 to 1.
+        best: accuracy of the champion; None if there is none.
+        version: version of the champion.
+
+    Returns:
+        "passed" or "rejected", and why in one sentence.
+    """
+    present = "no champion yet" if best is None else f"the champion's {best:.3f} (version {version})"
+    if accuracy < floor:
+        return "rejected", f"accuracy {accuracy:.3f} is below the floor {floor:.3f}"
+    if best is not None and accuracy < best:
+        return "rejected", f"accuracy {accuracy:.3f} is below {present}"
+    return "passed", f"accuracy {accuracy:.3f} reaches the floor {floor:.3f}; {present}"
+
+
+def register(model_uri: str, name: str, gate: str, reason: str, dataset: str = "", run_id: str = "") -> str:
+    """Register a model as a new version, tagged status=candidate, or status=rejected where `gate` is not "passed".
+
+    Args:
+        model_uri: MLflow address of the model.
+        name: registered model; made if it does not exist.
+        gate: "passed" or "rejected".
+        reason: why, in one sentence.
+        dataset: address of the exact dataset version.
+        run_id: MLflow run that trained it.
+
+    Returns:
+        Number of the new version.
+    """
+    import mlflow
+
+    check_name(name)
+    tags = {"status": "candidate" if gate == "passed" else "rejected", "gate_reason": reason}
+    tags |= {key: value for key, value in {"dataset": dataset, "run_id": run_id}.items() if value}
+    client()
+    with told():
+        return str(mlflow.register_model(model_uri, name, tags=tags).version)
+
+
+def crown(name: str, version: str) -> None:
+    """Make a version the champion: alias `champion`, tag status=champion, and the stage Production for older tools.
+
+    The former champion gets the tag status=archived and the stage Archived.
+    """
+    import warnings
+
+    warnings.filterwarnings("ignore", message=".*stages", category=FutureWarning)
+    mlflow = client()
+    with told():
+        former = mlflow.get_registered_model(name).aliases.get("champion")
+        tag(name, version, status="champion")
+        mlflow.set_registered_model_alias(name, "champion", str(version))
+        mlflow.transition_model_version_stage(name, str(version), "Production", archive_existing_versions=True)
+        if former and str(former) != str(version):
+            tag(name, str(former), status="archived")
+
+
+def reject(name: str, version: str, reason: str) -> None:
+    """Mark a version that cannot be used: tags status=rejected and gate_reason."""
+    tag(name, version, status="rejected", gate_reason=reason)
+
+
+def tag(name: str, version: str, **tags: str) -> None:
+    """Set tags of a version; an empty value removes one. A dot in a name is written as in `**{"iml4e.endpoint": url}`."""
+    mlflow = client()
+    with told():
+        for key, value in tags.items():
+            if value:
+                mlflow.set_model_version_tag(name, str(version), key, value)
+            elif key in mlflow.get_model_version(name, str(version)).tags:
+                mlflow.delete_model_version_tag(name, str(version), key)
+
+
+def _version(found: Any) -> Version:
+    """Take what this package uses of MLflow's own object."""
+    number = str(found.version)
+    return Version(found.name, number, f"models:/{found.name}/{number}", found.run_id or "", dict(found.tags))

@@ -1,0 +1,596 @@
+"""Serves registered models: an InferenceService of KServe, and an HTTPRoute below `/models/<namespace>/<name>`.
+
+What cannot work is refused before anything is changed. What does not start says why, and the former version goes on serving;
+a first deployment that fails is taken away.
+"""
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from iml4e import Error, checks, client, platform, registry, why
+from iml4e.cluster import AwayError, Cluster, Object, RefusedError
+from iml4e.manifests import (
+    CONTAINER,
+    FORMER,
+    MODEL,
+    OURS,
+    PREVIOUS,
+    REVISION,
+    RUNTIME,
+    VERSION,
+    annotations_of,
+    applied,
+    digest,
+    endpoint_name,
+    http_route,
+    inference_service,
+    is_true,
+    legal_name,
+    owned,
+    previous,
+    replicas_of,
+    resources_of,
+    toleration,
+)  # fmt: skip
+
+Say = Callable[[str], None]
+
+TAG = "iml4e.endpoint"
+"""Tag of the version in the registry that is served: NAMESPACE/NAME."""
+#: Seconds between two looks at a deployment, and between two lines about it that say the same.
+LOOK, SAY = 2, 15
+#: Seconds that KServe may take to let go of a deleted model.
+GONE = 20
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A served model."""
+
+    name: str
+    namespace: str
+    model: str
+    """Registered model; empty if its InferenceService does not say."""
+    version: str
+    ready: bool
+    reason: str
+    """Why it is not ready; empty if it is."""
+    url: str
+    """Address for predictions by V1."""
+
+    def ask(self) -> client.Model:
+        """A client of this model."""
+        return client.Model(platform.get("GATEWAY_URL"), self.namespace, self.name)
+
+    def curl(self, instances: Any) -> str:
+        """A command that asks this model."""
+        body = json.dumps({"instances": client.plain(instances)})
+        quoted = body.replace("'", "'\\''")
+        return f"curl -s {self.url} -H 'Content-Type: application/json' -d '{quoted}'"
+
+
+def deploy(
+    model: str,
+    version: str,
+    *,
+    name: str = "",
+    namespace: str = "",
+    replicas: int | None = None,
+    max_replicas: int | None = None,
+    cpu: str | None = None,
+    memory: str | None = None,
+    cpu_limit: str | None = None,
+    memory_limit: str | None = None,
+    gpu: int | str | None = None,
+    node_selector: dict[str, str] | None = None,
+    tolerations: Sequence[Object | str] | None = None,
+    image: str | None = None,
+    runtime: str | None = None,
+    packages: Sequence[str] = (),
+    service_account: str | None = None,
+    batching: str | None = None,
+    force: bool = False,
+    timeout: float = 300,
+    say: Say = print,
+) -> Endpoint:
+    """Serve a version of a registered model, and wait until it answers for all requests.
+
+    Args:
+        model: registered model.
+        version: its version.
+        name: of the endpoint; empty: the model's, made legal.
+        namespace: where to; empty: MODEL_NAMESPACE.
+        replicas: least pods; None: MODEL_MIN_REPLICAS.
+        max_replicas: most pods, when the load grows; None: MODEL_MAX_REPLICAS.
+        cpu: CPU request of a pod, such as "500m"; None: the runtime's, as for all four.
+        memory: memory request, such as "1Gi".
+        cpu_limit: CPU limit.
+        memory_limit: memory limit.
+        gpu: GPUs of a pod, or "resource=count"; the resource is nvidia.com/gpu.
+        node_selector: labels of the nodes that may run it.
+        tolerations: taints that it tolerates, as Kubernetes has them or as "key=value:Effect", "key:Effect", "key".
+        image: image with Python and mlflow that replaces the runtime's.
+        runtime: serving runtime; None: the release's.
+        packages: requirements that the server installs as it starts, such as "xgboost==3.0".
+        service_account: of its pods; None: MODEL_SERVICE_ACCOUNT.
+        batching: "on" or "off"; None: the server decides by the model.
+        force: deploy although requirements do not fit, or the endpoint serves another model.
+        timeout: seconds until it must be ready.
+        say: prints a line of progress.
+
+    Raises:
+        Error: it cannot be deployed, or does not start; the sentence has the reason, the next step, and what serves now.
+    """
+    options = {key: value for key, value in locals().items() if key not in ("model", "version", "say")}
+    version = str(version)
+    if (replicas is not None and replicas < 1) or (replicas and max_replicas and max_replicas < replicas):
+        raise Error("a model needs 1 replica or more, and not fewer at most than at least")
+    if batching not in (None, "on", "off"):
+        raise Error(f"batching is 'on' or 'off', not {batching!r}")
+    cluster = _reach(namespace, say)
+    if cluster is None:
+        return Endpoint(**_by_pipeline("deploy", {"model": model, "version": version, **options}))
+    name, account, former = _place(cluster, model, name, service_account, default=runtime is None, force=force)
+    checks.fits(model, version, image or runtime, packages, force=force, say=say)
+
+    settings = {
+        "name": name,
+        "namespace": cluster.namespace,
+        "account": account,
+        "replicas": replicas_of(replicas, max_replicas),
+        "resources": resources_of(cpu, memory, cpu_limit, memory_limit, gpu),
+        "node_selector": node_selector,
+        "tolerations": [toleration(each) for each in tolerations or ()],
+        "image": image,
+        "runtime": runtime or RUNTIME,
+        "packages": packages,
+        "batching": batching,
+    }
+    service = inference_service(model, version, registry.storage_uri(model, version), **settings)
+    annotations = service["metadata"]["annotations"]
+    if former and annotations_of(former).get(REVISION) == annotations[REVISION]:
+        annotations |= {key: annotations_of(former)[key] for key in (FORMER, PREVIOUS) if key in annotations_of(former)}
+    elif former:
+        annotations[FORMER] = annotations_of(former).get(VERSION, "")
+        annotations[PREVIOUS] = previous(former)
+    return _roll(cluster, service, former, timeout, say)
+
+
+def preflight(model: str, namespace: str = "") -> None:
+    """Check, before there is a version, whether a model can be deployed: cluster, rights, namespace, and name.
+
+    Raises:
+        Error: it cannot.
+    """
+    cluster = Cluster(namespace or platform.get("MODEL_NAMESPACE"))
+    checks.allowed(cluster)
+    _place(cluster, model)
+
+
+def _place(
+    cluster: Cluster,
+    model: str,
+    name: str = "",
+    account: str | None = None,
+    *,
+    default: bool = True,
+    force: bool = False,
+) -> tuple[str, str, Object | None]:
+    """Name, service account and present InferenceService of an endpoint.
+
+    Raises:
+        Error: the name or the namespace cannot be used.
+    """
+    name = legal_name(name, cluster.namespace) if name else endpoint_name(model, cluster.namespace)
+    account = account or platform.get("MODEL_SERVICE_ACCOUNT")
+    checks.prepared(cluster, account, default=default)
+    return name, account, checks.own(cluster, name, model, force=force)
+
+
+def rollback(name: str, *, namespace: str = "", timeout: float = 300, say: Say = print) -> Endpoint:
+    """Serve the version before the present one again, with the settings that it had.
+
+    Raises:
+        Error: there is none, or it does not start.
+    """
+    cluster = _reach(namespace, say)
+    if cluster is None:
+        return Endpoint(**_by_pipeline("rollback", {"name": name, "namespace": namespace, "timeout": timeout}))
+    present = _served(cluster, name)
+    if PREVIOUS not in annotations_of(present):
+        raise Error(f"{name} has no version before the present one: deploy another with `iml4e deploy MODEL/VERSION`")
+    before = json.loads(annotations_of(present)[PREVIOUS])
+    metadata = {"name": name, "namespace": cluster.namespace, "labels": OURS, "annotations": before["annotations"]}
+    metadata["annotations"] |= {FORMER: annotations_of(present).get(VERSION, ""), PREVIOUS: previous(present)}
+    metadata["annotations"].setdefault(REVISION, digest(before))
+    service = {
+        "apiVersion": present["apiVersion"],
+        "kind": present["kind"],
+        "metadata": metadata,
+        "spec": before["spec"],
+    }
+    return _roll(cluster, service, present, timeout, say)
+
+
+def delete(name: str, *, namespace: str = "", say: Say = print) -> None:
+    """Stop serving a model: its InferenceService and its route go; the registry keeps the model.
+
+    Raises:
+        Error: there is no such endpoint, or it is somebody else's.
+    """
+    cluster = _reach(namespace, say)
+    if cluster is None:
+        _by_pipeline("delete", {"name": name, "namespace": namespace})
+        return
+    service = _served(cluster, name)
+    _remove(cluster, name)
+    _tag(annotations_of(service), f"{cluster.namespace}/{name}", "", say)
+    say(f"{name} is not served any more")
+
+
+def undo(name: str, *, namespace: str = "", say: Say = print) -> str:
+    """Take the last deployment back, because what it serves is wrong.
+
+    Returns:
+        What serves now, as a part of a sentence.
+    """
+    cluster = Cluster(namespace or platform.get("MODEL_NAMESPACE"))
+    if FORMER in annotations_of(_served(cluster, name)):
+        return f"version {rollback(name, namespace=namespace, say=say).version} serves again"
+    delete(name, namespace=namespace, say=say)
+    return "nothing is served under that name now"
+
+
+def check(
+    name: str, rows: Any, wanted: Any, *, version: str = "", namespace: str = "", timeout: float = 60
+) -> Endpoint:
+    """Ask an endpoint through the gateway until it answers as wanted.
+
+    Args:
+        name: endpoint.
+        rows: what to ask: a DataFrame, an array, or lists.
+        wanted: what the model itself predicts for them.
+        version: version that must answer; empty: any.
+        namespace: of the endpoint; empty: MODEL_NAMESPACE.
+        timeout: seconds that the gateway may take to know a new route.
+
+    Raises:
+        Error: no such answer in time; the sentence has the last one.
+    """
+    endpoint = find(name, namespace)
+    model, expected, start = endpoint.ask(), client.plain(wanted), time.monotonic()
+    while True:
+        try:
+            predictions = model.predict(rows)
+            if predictions == expected and version in ("", model.version):
+                return endpoint
+            found = f"version {model.version or '(unknown)'} answers {json.dumps(predictions)[:200]}"
+        except Error as error:
+            found = str(error)
+        if time.monotonic() - start > timeout:
+            other = f", not {json.dumps(expected)[:200]}" + (f" of version {version}" if version else "")
+            other = other if found.startswith("version ") else ""
+            raise Error(f"{name} does not answer as its model predicts: {found}{other}")
+        time.sleep(1)
+
+
+def endpoints(namespace: str = "") -> list[Endpoint]:
+    """All InferenceServices of a namespace, with the reason of each that is not ready."""
+    cluster = Cluster(namespace or platform.get("MODEL_NAMESPACE"))
+    with cluster.told("list"):
+        services = cluster.list("InferenceService")
+    return [_endpoint(cluster, service) for service in services if not service["metadata"].get("deletionTimestamp")]
+
+
+def find(name: str, namespace: str = "") -> Endpoint:
+    """One endpoint.
+
+    Raises:
+        Error: there is none of that name.
+    """
+    cluster = Cluster(namespace or platform.get("MODEL_NAMESPACE"))
+    return _endpoint(cluster, _served(cluster, name, own=False))
+
+
+def logs(name: str, *, namespace: str = "", follow: bool = False, previous: bool = False) -> Iterator[str]:
+    """The log of an endpoint's pods, line by line: of the model server, or of the download before it.
+
+    Args:
+        name: endpoint.
+        namespace: of the endpoint; empty: MODEL_NAMESPACE.
+        follow: wait for more, from the newest pod.
+        previous: of the instance before the present one, which ended.
+
+    Raises:
+        Error: no such endpoint, or no pod yet; the sentence has the reason.
+    """
+    cluster = Cluster(namespace or platform.get("MODEL_NAMESPACE"))
+    service = _served(cluster, name, own=False)
+    pods = sorted(_pods(cluster, name), key=lambda pod: pod["metadata"]["creationTimestamp"])
+    if not pods:
+        raise Error(f"{name} has no pod: {_reason(cluster, service, [], {}) or 'it is being made'}")
+    for pod in pods[-1:] if follow else pods:
+        started = any("waiting" not in each["state"] for each in pod["status"].get("containerStatuses", []))
+        container = CONTAINER if started or previous else "storage-initializer"
+        named = f"{pod['metadata']['name']}: " if len(pods) > 1 and not follow else ""
+        for line in cluster.follow(pod["metadata"]["name"], container, previous=previous, follow=follow):
+            yield named + line
+
+
+# --- applying and waiting
+
+
+def _roll(cluster: Cluster, service: Object, former: Object | None, timeout: float, say: Say) -> Endpoint:
+    """Apply an InferenceService and its route, wait until it serves, and take it back if it does not.
+
+    Raises:
+        Error: it does not start, or somebody else changed it meanwhile.
+    """
+    name, version = service["metadata"]["name"], annotations_of(service)[VERSION]
+    seen = {event["metadata"]["uid"]: event.get("count") for event in _warnings(cluster)}
+    start = time.monotonic()
+    try:
+        with cluster.told("change"):
+            made = cluster.apply(service, force=former is not None)
+            if platform.find("GATEWAY_NAME"):
+                cluster.apply(http_route(made), force=True)
+        _wait(cluster, service, seen, timeout, say)
+    except NotReadyError as error:
+        text = f"{annotations_of(service).get(MODEL, name)} version {version} {error}"
+        raise Error(f"{text}; {_restore(cluster, service, former, say)}") from None
+    endpoint = _endpoint(cluster, service, ready=True)
+    place = f"{cluster.namespace}/{name}"
+    if former and annotations_of(former).get(VERSION) != version:
+        _tag(annotations_of(former), place, "", say)
+    _tag(annotations_of(service), place, place, say)
+    say(f"{endpoint.model or name} version {version} serves at {endpoint.url} after {time.monotonic() - start:.0f} s")
+    return endpoint
+
+
+class NotReadyError(Error):
+    """A deployment does not get ready; the message goes on after "fraud version 3"."""
+
+
+def _wait(cluster: Cluster, service: Object, seen: dict[str, Any], timeout: float, say: Say) -> None:
+    """Wait until every pod of an InferenceService is a ready one of its present spec.
+
+    Raises:
+        NotReadyError: it does not get ready in time, or for a reason that will not change.
+        Error: somebody else deployed or deleted it meanwhile.
+    """
+    name, annotations = service["metadata"]["name"], annotations_of(service)
+    least = service["spec"]["predictor"].get("minReplicas", 1)
+    start, told, line, since = time.monotonic(), -SAY, "", {}
+    reason: why.Reason | None = None
+    while True:
+        elapsed = time.monotonic() - start
+        try:
+            now = cluster.get("InferenceService", name)
+            if now is None:
+                raise Error(f"{name} was deleted while it was being deployed")
+            if annotations_of(now).get(REVISION) != annotations[REVISION]:
+                other = annotations_of(now).get(VERSION, "(unknown)")
+                raise Error(f"another deployment of {name} took over: version {other} is served or starts now")
+            pods = _pods(cluster, name)
+            new = [pod for pod in pods if annotations_of(pod).get(REVISION) == annotations[REVISION]]
+            ready = [pod for pod in new if is_true(pod, "Ready")]
+            if is_true(now, "Ready") and len(ready) == len(pods) >= least:
+                return
+            reason = None if len(ready) >= least else _reason(cluster, now, new, seen)
+            text = f"{len(ready)} of {max(least, len(new))} pods ready with version {annotations[VERSION]}"
+            if len(ready) >= least and len(ready) < len(pods):
+                text += ", the former ones end"
+            text += f": {_one_line(reason.text)}" if reason else ""
+        except AwayError as error:
+            text, reason = str(error), None
+        if text != line or elapsed - told >= SAY:
+            say(f"{elapsed:4.0f} s: {text}")
+            line, told = text, elapsed
+        kind = reason.text.partition(":")[0] if reason else ""
+        since = {kind: since.get(kind, elapsed)}
+        if reason and elapsed - since[kind] >= reason.patience:
+            raise NotReadyError(f"does not start: {_one_line(str(reason))}")
+        if elapsed > timeout:
+            words = _one_line(str(reason)) if reason else text
+            raise NotReadyError(f"is not ready after {elapsed:.0f} s: {words}; wait longer with --timeout")
+        time.sleep(LOOK)
+
+
+def _restore(cluster: Cluster, service: Object, former: Object | None, say: Say) -> str:
+    """Take a deployment back that did not start; say what serves now."""
+    name = service["metadata"]["name"]
+    try:
+        now = cluster.get("InferenceService", name)
+        if now and annotations_of(now).get(REVISION) != annotations_of(service)[REVISION]:
+            return f"another deployment took over: version {annotations_of(now).get(VERSION, '(unknown)')}"
+        if former is None:
+            _remove(cluster, name)
+            return "it was taken away, nothing is served under that name"
+        cluster.apply(applied(former), force=True)
+    except Error as error:
+        return f"taking it back failed too: {error}"
+    version = annotations_of(former).get(VERSION, "(unknown)")
+    serves = any(is_true(pod, "Ready") for pod in _pods(cluster, name))
+    return f"version {version} goes on serving" if serves else f"version {version} is back, which was not ready"
+
+
+def _remove(cluster: Cluster, name: str) -> None:
+    route = cluster.get("HTTPRoute", name) if platform.find("GATEWAY_NAME") else None
+    if route and owned(route):
+        cluster.delete("HTTPRoute", name)
+    cluster.delete("InferenceService", name)
+    end = time.monotonic() + GONE
+    while cluster.get("InferenceService", name) and time.monotonic() < end:  # KServe lets go of it
+        time.sleep(0.5)
+
+
+# --- looking
+
+
+def _served(cluster: Cluster, name: str, *, own: bool = True) -> Object:
+    """The InferenceService of an endpoint.
+
+    Raises:
+        Error: there is none, or with `own` it is somebody else's.
+    """
+    with cluster.told("read"):
+        service = cluster.get("InferenceService", name)
+        if not service:
+            names = ", ".join(each["metadata"]["name"] for each in cluster.list("InferenceService")[:10])
+            there = f"there are {names}" if names else "nothing is served there"
+            raise Error(f"there is no endpoint {name} in namespace {cluster.namespace}; {there}")
+    if own and not owned(service):
+        raise Error(f"{name} in namespace {cluster.namespace} was not made by `iml4e deploy`: change it with kubectl")
+    return service
+
+
+def _endpoint(cluster: Cluster, service: Object, *, ready: bool = False) -> Endpoint:
+    name, annotations = service["metadata"]["name"], annotations_of(service)
+    reason = ""
+    if not (ready := ready or is_true(service, "Ready")):
+        found = _reason(cluster, service, _pods(cluster, name), {})
+        reason = _one_line(str(found)) if found else "it is being made"
+    base = platform.find("PUBLIC_URL") if platform.in_cluster() else platform.find("GATEWAY_URL")
+    address = f"{base.rstrip('/')}/models/{cluster.namespace}/{name}"
+    if not platform.find("GATEWAY_NAME") and platform.find("MODEL_SERVICE_ACCOUNT"):  # a release without a gateway
+        address = f"http://{name}-predictor.{cluster.namespace}"
+    url = f"{address}/v1/models/{name}:predict"
+    model, version = annotations.get(MODEL, ""), annotations.get(VERSION, "")
+    return Endpoint(name, cluster.namespace, model, version, ready, reason, url)
+
+
+def _pods(cluster: Cluster, name: str) -> list[Object]:
+    """Pods of an endpoint, without those that end or have ended."""
+    pods = cluster.list("Pod", f"serving.kserve.io/inferenceservice={name}")
+    return [
+        pod
+        for pod in pods
+        if not pod["metadata"].get("deletionTimestamp") and pod["status"].get("phase") not in ("Failed", "Succeeded")
+    ]
+
+
+def _reason(cluster: Cluster, service: Object, pods: list[Object], seen: dict[str, Any]) -> why.Reason | None:
+    """Why an InferenceService is not ready; events that were there before, in `seen`, are left out."""
+    name, names = service["metadata"]["name"], {pod["metadata"]["name"] for pod in pods}
+    waiting = next((pod["metadata"]["name"] for pod in pods if pod["status"].get("phase") == "Pending"), "")
+    events = _warnings(cluster)
+    if waiting:  # a node that is on its way is no warning
+        events += _warnings(cluster, f"involvedObject.name={waiting},reason=TriggeredScaleUp")
+
+    def about(event: Object) -> bool:
+        kind, whose = event["involvedObject"]["kind"], event["involvedObject"]["name"]
+        replica_set = kind == "ReplicaSet" and re.fullmatch(rf"{name}-predictor-[a-z0-9]+", whose)
+        return whose in names or bool(replica_set) or (kind == "InferenceService" and whose == name)
+
+    new = [e for e in events if about(e) and seen.get(e["metadata"]["uid"], 0) != e.get("count", 1)]
+    return why.find(service, pods, new, lambda pod, container, before: cluster.log(pod, container, previous=before))
+
+
+def _warnings(cluster: Cluster, about: str = "type=Warning") -> list[Object]:
+    """Events of the namespace, the latest last; none without the right to read them."""
+    try:
+        events = cluster.request("GET", cluster.path("Event"), fieldSelector=about)["items"]
+    except RefusedError:
+        return []
+    return sorted(events, key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or "")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _tag(annotations: dict[str, str], place: str, value: str, say: Say) -> None:
+    """Write into the registry where a version is served, or with an empty value that it is there no more."""
+    model, version = annotations.get(MODEL), annotations.get(VERSION)
+    if not (model and version):
+        return
+    try:
+        tags = registry.client().get_model_version(model, version).tags
+        if value or tags.get(TAG) == place:
+            registry.tag(model, version, **{TAG: value})
+    except Exception as error:  # MLflow is away, or the version was deleted: what is served does not depend on it
+        say(
+            f"warning: the registry does not know where {model} version {version} is served: {_one_line(str(error))[:200]}"
+        )
+
+
+# --- without a right over Kubernetes
+
+
+def _reach(namespace: str, say: Say) -> Cluster | None:
+    """The namespace of an endpoint; None where this account may not change it and Kubeflow Pipelines can do so instead.
+
+    Raises:
+        Error: neither.
+    """
+    try:
+        cluster = Cluster(namespace or platform.get("MODEL_NAMESPACE"))
+        checks.allowed(cluster)
+    except Error as error:
+        if platform.in_cluster() or not _pipelines_answer():
+            raise
+        say(f"{error}: a pipeline does it")
+        return None
+    return cluster
+
+
+def _pipelines_answer() -> bool:
+    """Whether Kubeflow Pipelines can be asked; its own client takes half a minute to find out."""
+    import requests
+
+    try:
+        answer = requests.get(f"{platform.get('KF_PIPELINES_ENDPOINT')}/apis/v2beta1/healthz", timeout=5)
+        return answer.ok and isinstance(answer.json(), dict)
+    except (Error, requests.RequestException, ValueError):
+        return False
+
+
+def _by_pipeline(function: str, arguments: Object) -> Any:
+    """Call a function of this module in a pipeline of one step, with the rights of the release's runner.
+
+    Raises:
+        Error: the step failed, or Kubeflow Pipelines cannot be asked.
+    """
+    import shutil
+    import tempfile
+    from pathlib import Path
+
+    try:
+        from kfp import dsl
+
+        from iml4e.engines import kfp
+    except ImportError:
+        raise Error(
+            "deploying through Kubeflow Pipelines needs its SDK: `pip install 'iml4e[pipelines]'`, or use a kubeconfig"
+        ) from None
+
+    with tempfile.TemporaryDirectory() as folder:
+        ignored = shutil.ignore_patterns("__pycache__", "cli.py", "mlflow_plugin.py", "lineage.py", "engines")
+        shutil.copytree(Path(__file__).parent, Path(folder, "iml4e"), ignore=ignored)
+
+        @dsl.component(
+            base_image=platform.find("RUNTIME_IMAGE", "ghcr.io/mlflow/mlflow:v3.17.2-full"),
+            packages_to_install=["kfp==2.17.0"],  # pip asks nobody where the image has it
+            install_kfp_package=False,
+            embedded_artifact_path=folder,
+        )
+        def serve(function: str, arguments: str) -> str:
+            import dataclasses
+            import json
+
+            from iml4e import serving
+
+            answer = getattr(serving, function)(**json.loads(arguments))
+            return json.dumps(dataclasses.asdict(answer) if answer else None)
+
+        @dsl.pipeline(name=f"iml4e-{function}")
+        def pipeline(function: str, arguments: str) -> None:
+            serve(function=function, arguments=arguments).set_caching_options(False)
+
+    values = {"function": function, "arguments": json.dumps(arguments)}
+    steps = kfp.run(platform.get("KF_PIPELINES_ENDPOINT"), pipeline, values)
+    return json.loads(next(iter(steps.outputs["serve"].values())))

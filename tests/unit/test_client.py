@@ -1,0 +1,166 @@
+"""What is sent to a model, and what its answers become; the model is a real HTTP server."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from iml4e import Error, client
+
+
+class Echo(BaseHTTPRequestHandler):
+    """Answers what it is told to, and notes what it was asked."""
+
+    answer: tuple[int, Any] = (200, {})
+    asked: Any = None
+
+    def do_POST(self) -> None:
+        """Note the body."""
+        Echo.asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        """Answer."""
+        status, content = Echo.answer
+        body = content.encode() if isinstance(content, str) else json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("x-model-version", "7")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[client.Model]:
+    """A client of the echo."""
+    server = HTTPServer(("127.0.0.1", 0), Echo)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield client.Model(f"http://127.0.0.1:{server.server_port}/", "iml4e", "fraud")
+    server.shutdown()
+    server.server_close()
+
+
+def test_prediction(model: client.Model) -> None:
+    Echo.answer = 200, {"predictions": [1, 0]}
+    assert model.predict(np.array([[1.5], [2.5]]), {"k": 1}) == [1, 0]
+    assert Echo.asked == {"instances": [[1.5], [2.5]], "params": {"k": 1}}
+    assert model.version == "7"
+    assert model.base.endswith("/models/iml4e/fraud")
+
+
+def test_tensors(model: client.Model) -> None:
+    Echo.answer = 200, {"outputs": [{"name": "output-0", "data": [1]}]}
+    assert model.infer([{"name": "x"}], {"k": 2})[0]["data"] == [1]
+    assert Echo.asked == {"inputs": [{"name": "x"}], "parameters": {"k": 2}}
+
+
+@pytest.mark.parametrize(
+    ("status", "content", "told"),
+    [
+        (400, {"error": "column x is missing"}, "answers 400: column x is missing"),
+        (404, "404 page not found", "nothing is served there"),
+        (503, "no available server", "nothing is served there"),
+        (500, "", "answers 500: nothing"),
+        (200, "<html>", "answers 200: <html>"),
+    ],
+)
+def test_errors_are_sentences(model: client.Model, status: int, content: Any, told: str) -> None:
+    Echo.answer = status, content
+    with pytest.raises(Error, match=told):
+        model.predict([[1]])
+
+
+def test_nobody_answers() -> None:
+    model = client.Model("http://127.0.0.1:9", "iml4e", "fraud")
+    assert not model.ready()
+    with pytest.raises(Error, match="does not answer"):
+        model.metadata()
+
+
+def test_values_of_python_become_json() -> None:
+    frame = pd.DataFrame(
+        {
+            "number": [1.5, float("nan")],
+            "count": pd.array([1, None], dtype="Int64"),
+            "when": pd.to_datetime(["2026-11-25T10:00", None]),
+            "raw": [b"\x00\xff", None],
+            "many": [np.array([1, 2]), [3]],
+        }
+    )
+    assert client.plain(frame) == [
+        {"number": 1.5, "count": 1, "when": "2026-11-25T10:00:00", "raw": "AP8=", "many": [1, 2]},
+        {"number": None, "count": None, "when": None, "raw": None, "many": [3]},
+    ]
+    assert client.plain(np.array(["2026-11-25T10:00:00.000000001"], dtype="datetime64[ns]")) == ["2026-11-25T10:00:00"]
+    assert client.plain(datetime.date(2026, 11, 25)) == "2026-11-25"
+    assert client.plain(np.float32("inf")) is None
+    with pytest.raises(Error, match="cannot be sent"):
+        client.plain(object())
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=10,
+)  # fmt: skip
+
+
+@given(JSON)
+def test_what_is_json_stays_as_it_is(value: Any) -> None:
+    assert client.plain(value) == value
+
+
+COLUMNS = {
+    "inputs": [
+        {"name": "x", "datatype": "FP64", "shape": [-1]},
+        {"name": "n", "datatype": "INT64", "shape": [-1], "parameters": {"optional": True}},
+        {"name": "b", "datatype": "BOOL", "shape": [-1]},
+        {"name": "s", "datatype": "BYTES", "shape": [-1], "parameters": {"optional": True}},
+        {"name": "l", "datatype": "FP64", "shape": [-1, -1]},
+        {"name": "o", "datatype": "BYTES", "shape": [-1], "parameters": {"content_type": "json"}},
+    ]
+}
+
+
+def test_csv_in_the_types_of_the_model() -> None:
+    text = '\ufeffx,n,b,s,l,o\n1,2,true,007,"[1,2]","{""a"":1}"\n1.5,,0,,[],\n'
+    assert client.read_csv(text, COLUMNS) == [
+        {"x": 1.0, "n": 2, "b": True, "s": "007", "l": [1, 2], "o": {"a": 1}},
+        {"x": 1.5, "n": None, "b": False, "s": None, "l": [], "o": None},
+    ]
+
+
+def test_csv_of_a_tensor() -> None:
+    metadata = {"inputs": [{"name": "input-0", "datatype": "FP32", "shape": [-1, 2]}]}
+    assert client.read_csv("a,b\n1,2\n", metadata) == [[1.0, 2.0]]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("x,n\nstrong,1\n", "row 1 of the data, column x: 'strong' is not FP64"),
+        ("x,n\n1,1.5\n", "column n: '1.5' is not INT64"),
+        ("b\nyes\n", "is not BOOL"),
+        ("l\nx\n", "is not JSON"),
+        ("x,n\n1\n", "not as many fields"),
+        ("x,n\n1,2,3\n", "not as many fields"),
+        ("x,n\n", "no row"),
+        ("", "no row"),
+    ],
+)
+def test_csv_that_does_not_fit(text: str, told: str) -> None:
+    with pytest.raises(Error, match=told):
+        client.read_csv(text, COLUMNS)

@@ -1,0 +1,175 @@
+"""The engines: how kfp.local goes through the gate, what a failed step says, and how a run elsewhere is followed."""
+
+import http.server
+import io
+import json
+import threading
+from collections.abc import Iterator
+
+import pytest
+from kfp import dsl
+
+from iml4e.engines import StepFailed, kfp, last_sentence, local, own_words
+from pipelines.steps import step
+
+
+@step()
+def register(accuracy: float, version: dsl.OutputPath(str)) -> str:
+    """Decide like the real one."""
+    with open(version, "w") as file:
+        file.write("7")
+    print("  indented words of a step are shown as they are")
+    return "passed" if accuracy > 0.5 else "rejected"
+
+
+@step()
+def deploy(version: str) -> str:
+    """Hand on."""
+    return f"/models/{version}"
+
+
+@step()
+def check(path: str, accuracy: float) -> str:
+    """Fail when asked to."""
+    import os
+
+    from iml4e import Error
+
+    if accuracy > 2:
+        os._exit(7)
+    if accuracy > 1:
+        raise Error(f"{path} is\nnot {accuracy}")
+    return path
+
+
+@dsl.pipeline(name="gate")
+def gate(accuracy: float = 1.0) -> None:
+    """The shape of the gate."""
+    registered = register(accuracy=accuracy).outputs
+    with dsl.If(registered["Output"] == "passed", name="passed"):
+        deployed = deploy(version=registered["version"])
+        check(path=deployed.output, accuracy=accuracy)
+
+
+def test_kfp_local_goes_through_the_gate() -> None:
+    out = io.StringIO()
+    steps = local.run(gate, {"accuracy": 0.9}, out)
+    assert steps.outputs == {
+        "register": {"Output": "passed", "version": "7"},
+        "deploy": {"Output": "/models/7"},
+        "check": {"Output": "/models/7"},
+    }
+    lines = out.getvalue().splitlines()
+    assert [line[8:] for line in lines if "→" in line] == ["→ register", "→ deploy", "→ check"]
+    assert any(line.endswith("indented words of a step are shown as they are") for line in lines)
+    assert "KFP" not in out.getvalue()
+    assert "executor" not in out.getvalue()
+
+
+def test_kfp_local_stops_at_the_gate() -> None:
+    assert local.run(gate, {"accuracy": 0.1}, io.StringIO()).outputs == {
+        "register": {"Output": "rejected", "version": "7"}
+    }
+
+
+def test_a_failed_step_ends_with_its_own_sentence() -> None:
+    with pytest.raises(StepFailed) as raised:
+        local.run(gate, {"accuracy": 2.0}, io.StringIO())
+    assert str(raised.value) == "Step check failed: /models/7 is\nnot 2.0"
+
+
+def test_a_step_that_says_nothing_ends_with_its_exit_code() -> None:
+    with pytest.raises(StepFailed, match=r"^Step check failed: exit code 7$"):
+        local.run(gate, {"accuracy": 3.0}, io.StringIO())
+
+
+# what a pod of Kubeflow Pipelines 2.17 wrote
+LOG = """\
+{"time":"2026-11-24T11:42:02.924302647Z","level":"INFO","msg":"capturing logs","argo":true}
+I1124 11:42:03.054818      19 cache.go:89] Connecting to cache endpoint ml-pipeline.iml4e.svc.cluster.local:8887
+[KFP Executor 2026-11-24 11:42:03,195 INFO]: Looking for component `bad` in --component_module_path `/tmp/x.py`
+[KFP Executor 2026-11-24 11:42:03,195 INFO]: Got executor_input:
+{
+    "inputs": {
+        "parameterValues": {
+            "x": "passed"
+        }
+    }
+}
+{"rows": 3}
+Traceback (most recent call last):
+  File "<frozen runpy>", line 198, in _run_module_as_main
+    raise ValueError(f"the data cannot be used: {x}")
+ValueError: the data cannot be used: passed
+see the report
+I1124 11:42:03.105091      19 launcher_v2.go:1230] ExecutorOutput: {
+  "parameterValues": {
+    "Output": 1
+  }
+}
+E1124 11:42:03.205051      19 launcher_v2.go:449] Component failed to execute successfully: exit status 1
+F1124 11:42:03.384130      19 main.go:59] failed to execute component: exit status 1
+{"time":"2026-11-24T11:42:03.411448396Z","level":"INFO","msg":"sub-process exited","argo":true,"error":"exit status 1"}
+Error: exit status 1
+"""
+
+
+def test_a_pods_log_is_cut_down_to_the_words_of_its_step() -> None:
+    lines = list(own_words(LOG.splitlines()))
+    assert lines == ['{"rows": 3}', "ValueError: the data cannot be used: passed", "see the report"]
+    assert last_sentence(lines) == "the data cannot be used: passed\nsee the report"
+
+
+@pytest.fixture
+def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a Kubeflow Pipelines that has one run, `bad`, which failed before its first step."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path.endswith("/healthz"):
+                self.answer(200, {"multi_user": False})
+            elif self.path.endswith("/runs/bad"):
+                self.answer(
+                    200, {"run_id": "bad", "state": "FAILED", "error": {"code": 3, "message": "no such template"}}
+                )
+            else:
+                self.answer(404, {"error": "Run no was not found"})
+
+        def do_POST(self) -> None:
+            """An empty answer of ML Metadata."""
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def answer(self, status: int, content: dict[str, object]) -> None:
+            body = json.dumps(content).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Keep quiet."""
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/pipeline"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_any_run_can_be_waited_for_and_tells_why_it_failed(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KF_PIPELINES_ENDPOINT", backend)
+    out = io.StringIO()
+    with pytest.raises(StepFailed, match="the run ended as FAILED: no such template"):
+        kfp.wait("bad", out=out)
+    assert f"run {backend}/#/runs/details/bad" in out.getvalue()
+
+
+def test_an_unknown_run_is_one_sentence(backend: str) -> None:
+    with pytest.raises(StepFailed, match=r"refuses: Run no was not found$"):
+        kfp.wait("no", backend)
