@@ -29,8 +29,8 @@ def deploy(cluster: Cluster, name: str, storage_uri: str, runtime: str, **env: s
 
 
 def answers(cluster: Cluster, model: Model, path: str, body: dict[str, Any]) -> Any:
-    """The model's answer, once its route is known at the front door."""
-    cluster.wait(f"a route to {model.name}", lambda: model.post(path, json=body).status_code != 404, 30)
+    """The model's answer, once the gateway knows its route and its pod."""
+    cluster.wait(f"a route to {model.name}", lambda: model.post(path, json=body).status_code not in (404, 503), 30)
     answer = model.post(path, json=body)
     assert answer.ok, answer.text
     return answer.json()

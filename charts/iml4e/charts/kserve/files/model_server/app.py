@@ -85,23 +85,23 @@ class App:
             await self._answer(scope, receive, send, protocol)
             return
         try:
-            status, headers, body = 200, [JSON], b""
+            status, headers, body = 200, self._headers, b""
             if method == "OPTIONS":
                 status, headers, body = 204, self._preflight(scope, bool(protocol)), b""
-            elif method not in ("GET", "HEAD") and not protocol and not path.endswith((":predict", "/infer")):
-                raise Refused(405, "use GET", (b"allow", b"GET, HEAD, OPTIONS"))
             elif protocol:
                 raise Refused(405, "use POST", (b"allow", b"POST, OPTIONS"))
+            elif path != "/metrics" and path not in self._pages:
+                raise self._not_found(path)
+            elif method not in ("GET", "HEAD"):
+                raise Refused(405, "use GET", (b"allow", b"GET, HEAD, OPTIONS"))
             elif path == "/metrics":
                 headers, body = [(b"content-type", CONTENT_TYPE.encode())], self.metrics.text().encode()
-            elif path in self._pages:
-                if self.draining and path.endswith("/ready"):
-                    raise Refused(503, "shutting down")
-                body = outputs.encode(self._pages[path])
+            elif self.draining and path.endswith("/ready"):
+                raise Refused(503, "shutting down")
             else:
-                raise self._not_found(path)
+                body = outputs.encode(self._pages[path])
         except Refused as error:
-            status, headers, body = error.status, [JSON, *error.headers], _error(error)
+            status, headers, body = error.status, [*self._headers, *error.headers], _error(error)
             if path.endswith((":predict", "/infer")):
                 self.metrics.request(bool(protocol), "v1" if path.startswith("/v1/") else "v2", status, 0.0)
         await self._send(scope, send, status, headers, body, head=method == "HEAD")
@@ -116,7 +116,7 @@ class App:
             if "versions" in words[4:5]:
                 has = f"version {self.model.version}" if self.model.version else "no model versions"
                 return Refused(404, f"this server has {has}: leave /versions/… out")
-        return Refused(404, f"Not Found: {path[:100]}; models answer at /v1/models/{self.model.name}:predict")
+        return Refused(404, f"Not Found: {path[:100]}; predictions are at /v1/models/{self.model.name}:predict")
 
     async def _answer(self, scope: dict[str, Any], receive: Any, send: Any, protocol: str) -> None:
         """Answer a prediction request, count it and measure it."""
