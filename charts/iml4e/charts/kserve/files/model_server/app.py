@@ -326,6 +326,6 @@ def serve(args: argparse.Namespace, listener: socket.socket, metrics: Metrics) -
     # No line per request: the metrics tell, and each would cost as much as a prediction.
     config = uvicorn.Config(
         app, access_log=False, log_config=None, lifespan="off", server_header=False, date_header=False,
-        timeout_keep_alive=120, timeout_graceful_shutdown=args.grace_seconds, ws="none",
+        timeout_keep_alive=120, timeout_graceful_shutdown=args.grace_seconds, ws="none", proxy_headers=False,
     )  # fmt: skip
     Server(config, app, args.drain_seconds).run(sockets=[listener])
