@@ -4,6 +4,7 @@ import contextlib
 import json
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlencode
 
 from iml4e import Error, platform
 
@@ -52,25 +53,34 @@ class Cluster:
             RefusedError: the answer is an error.
             AwayError: there is no answer.
         """
+        import urllib3
+
         headers = {"Accept": "application/json, */*", "Content-Type": patch or "application/json"}
-        answer = self._send(method, path, body, headers, query, timeout=(5, 30))
+        answer = self._send(method, path, body, headers, query, timeout=urllib3.Timeout(connect=5, read=30))
         text = answer.data.decode(errors="replace")
         return json.loads(text) if answer.headers.get("Content-Type", "").startswith("application/json") else text
 
     def _send(self, method: str, path: str, body: Any, headers: dict[str, str], query: Object, timeout: Any) -> Any:
+        """Send by the connections of the Kubernetes client, whose own way to do so differs from release to release."""
         import urllib3
-        from kubernetes.client import ApiException
 
+        configuration = self.api.configuration
+        token = configuration.auth_settings().get("BearerToken")  # a kubeconfig may renew it
+        url = configuration.host + path + ("?" + urlencode(query) if query else "")
         try:
-            return self.api.call_api(
-                path, method, query_params=list(query.items()), header_params=headers, body=body,
-                auth_settings=["BearerToken"], _preload_content=False, _return_http_data_only=True,
-                _request_timeout=timeout,
-            )  # fmt: skip
-        except ApiException as error:
-            raise RefusedError(_message(error), error.status) from None
+            answer = self.api.rest_client.pool_manager.request(
+                method,
+                url,
+                headers=headers | self.api.default_headers | ({token["key"]: token["value"]} if token else {}),
+                body=None if body is None else json.dumps(body).encode(),
+                preload_content=False,
+                timeout=timeout,
+            )
         except urllib3.exceptions.HTTPError:
-            raise AwayError(f"Kubernetes at {self.api.configuration.host} does not answer") from None
+            raise AwayError(f"Kubernetes at {configuration.host} does not answer") from None
+        if answer.status >= 400:
+            raise RefusedError(_message(answer), answer.status)
+        return answer
 
     def path(self, kind: str, name: str = "", namespace: str = "") -> str:
         """Path of a kind's objects, or of one."""
@@ -156,9 +166,9 @@ class Cluster:
         return bool(answer.get("status", {}).get("allowed"))
 
 
-def _message(error: Any) -> str:
+def _message(answer: Any) -> str:
     """What the API server says, in its own words."""
     try:
-        return json.loads(error.body)["message"]
+        return json.loads(answer.data)["message"]
     except (TypeError, ValueError, KeyError):
-        return f"{error.status} {error.reason}"
+        return f"{answer.status} {answer.reason}"

@@ -513,9 +513,10 @@ def _tag(annotations: dict[str, str], place: str, value: str, say: Say) -> None:
         if value or tags.get(TAG) == place:
             registry.tag(model, version, **{TAG: value})
     except Exception as error:  # MLflow is away, or the version was deleted: what is served does not depend on it
-        say(
-            f"warning: the registry does not know where {model} version {version} is served: {_one_line(str(error))[:200]}"
-        )
+        if value:
+            say(
+                f"warning: the registry does not know where {model} version {version} is served: {_one_line(str(error))[:200]}"
+            )
 
 
 # --- without a right over Kubernetes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatch
 from typing import Any
 
 from support.helm import render
@@ -32,6 +33,12 @@ def test_schema_is_migrated_before_the_server_starts() -> None:
 def test_names_inside_the_cluster_and_the_front_door_are_allowed() -> None:
     assert {"iml4e-mlflow:*", "iml4e-mlflow.iml4e.svc:*", "iml4e-mlflow.iml4e.svc.cluster.local:*"} <= hosts()
     assert {"localhost:*", "127.0.0.1:*"} & hosts()
+
+
+def test_both_ip_families_are_served() -> None:
+    """An empty host is every address; `::` would be IPv6 alone."""
+    assert "--host=" in server()["command"]
+    assert any(fnmatch("[fd00::1]:5000", pattern) for pattern in hosts())
 
 
 def test_public_address_is_allowed() -> None:
