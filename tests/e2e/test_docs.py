@@ -72,6 +72,7 @@ def test_quickstart(quickstart: Path) -> None:
 HARNESS = {"make up", "make test", "helm install"}
 
 
+@pytest.mark.disruptive  # last: its demos crown other champions than those that tests look at
 @pytest.mark.timeout(900)
 def test_commands_of_the_readme(wine: Model, clone: Path) -> None:
     """All indented blocks, in order, in one shell that stands in a clone."""

@@ -150,7 +150,7 @@ def test_plug_in_of_mlflow(fraud: str, endpoint: str, bottle: dict[str, float], 
         return done.stdout
 
     rows = tmp_path / "rows.json"
-    rows.write_text(json.dumps({"dataframe_records": [bottle]}))
+    rows.write_text(json.dumps([bottle]))
     run("create", "--name", endpoint, "-m", f"models:/{fraud}/1", "-C", "cpu=60m")
     assert endpoint in run("list")
     run("update", "--name", endpoint, "-m", f"models:/{fraud}/2")

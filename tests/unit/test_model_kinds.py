@@ -231,6 +231,9 @@ def test_batching_is_proven_or_off(tmp_path: Path, save: Any) -> None:
 
     signature = ModelSignature(Schema([ColSpec("double", "x")]))
     example = pd.DataFrame({"x": [1.0, 2.0]})
+    zero = pd.DataFrame({"x": [0.0]})
+    assert not Served(save(signature, Centred(), input_example=zero)).model.batching, "equal rows prove nothing"
+    assert Served(save(signature, Alone(), input_example=zero)).model.batching
     assert not Served(save(signature, Centred(), input_example=example)).model.batching
     assert Served(save(signature, Alone(), input_example=example)).model.batching
     assert not Served(save(signature, Alone(), input_example=example), "off").model.batching
@@ -648,6 +651,14 @@ def test_a_v2_request_chooses_its_outputs(save: Any) -> None:
 # --- the model's own mistakes
 
 
+class Mute(Exception):
+    """Has no text."""
+
+    def __str__(self) -> str:
+        """Fail."""
+        raise ValueError("no text")
+
+
 @pytest.mark.parametrize(
     ("error", "status", "word"),
     [
@@ -656,6 +667,8 @@ def test_a_v2_request_chooses_its_outputs(save: Any) -> None:
         (SystemExit(3), 500, "log"),
         (MemoryError(), 500, "log"),
         (KeyError("colour"), 400, "colour"),
+        (StopIteration(), 500, "log"),
+        (Mute(), 500, "log"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
 )
@@ -669,6 +682,89 @@ def test_a_model_that_raises_does_not_end_its_server(save: Any, error: BaseExcep
     served = Served(save(ModelSignature(Schema([ColSpec("double", "x")])), Raising()))
     assert word in served.refused([[1.0]], status=status)
     served.refused([[1.0]], status=status)
+
+
+class Sleepy(mlflow.pyfunc.PythonModel):
+    """Runs an event loop of its own, as models do that call other services."""
+
+    def predict(self, model_input, params=None):
+        """Sleep and answer."""
+        return asyncio.run(self.answer(model_input["x"].tolist()))
+
+    async def answer(self, values):
+        """Answer after a moment."""
+        await asyncio.sleep(0)
+        return values
+
+
+def test_a_model_may_run_an_event_loop_of_its_own(save: Any) -> None:
+    served = Served(save(ModelSignature(Schema([ColSpec("double", "x")])), Sleepy()))
+    assert [served.v1([[1.0]]) for _ in range(3)] == [[1.0]] * 3
+
+
+def test_probabilities_of_a_pipeline(tmp_path: Path) -> None:
+    from sklearn.datasets import load_iris
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    data = load_iris(as_frame=True).data
+    model = make_pipeline(StandardScaler(), LogisticRegression()).fit(data, load_iris().target)
+    signature = mlflow.models.infer_signature(data, model.predict_proba(data))
+    mlflow.sklearn.save_model(
+        model, tmp_path / "m", signature=signature, pyfunc_predict_fn="predict_proba", pip_requirements=["scikit-learn"]
+    )
+    rows = data.head(3)
+    assert Served(tmp_path / "m").v1(rows.to_numpy().tolist()) == model.predict_proba(rows).tolist()
+
+
+def test_columns_may_have_numbers_as_names(save: Any) -> None:
+    schema = Schema([ColSpec("double", 0), ColSpec("double", 1)])
+    served = Served(save(ModelSignature(schema)))
+    wanted = served.model._model.predict(pd.DataFrame({0: [1.5], 1: [2.5]}))
+    assert served.v1([[1.5, 2.5]]) == served.v1([{"1": 2.5, "0": 1.5}]) == wanted
+
+
+def test_a_tensor_of_floats_may_miss_values(save: Any) -> None:
+    served = Served(save(ModelSignature(Schema([TensorSpec(np.dtype("float64"), (-1, 2))]))))
+    assert served.v1([[None, 1.0]]) == ["float64[nan, 1.0]"]
+    body = {"inputs": [{"name": "t", "shape": [1, 2], "datatype": "FP64", "data": [None, 1.0]}]}
+    assert served.ask("/v2/models/m/infer", body)[1]["outputs"][0]["data"] == ["float64[nan, 1.0]"]
+
+
+def test_inputs_of_a_fixed_size_have_no_rows(save: Any) -> None:
+    schema = Schema([TensorSpec(np.dtype("float32"), (-1, 2), "sound"), TensorSpec(np.dtype("int64"), (1,), "rate")])
+    served = Served(save(ModelSignature(schema), Ragged2()))
+    body = {
+        "inputs": [
+            {"name": "sound", "shape": [3, 2], "datatype": "FP32", "data": [1, 2, 3, 4, 5, 6]},
+            {"name": "rate", "shape": [1], "datatype": "INT64", "data": [16000]},
+        ]
+    }
+    assert served.ask("/v2/models/m/infer", body)[1]["outputs"][0]["data"] == [3, 16000]
+
+
+class Ragged2(mlflow.pyfunc.PythonModel):
+    """Tells the sizes of its inputs."""
+
+    def predict(self, model_input, params=None):
+        """Tell."""
+        return [len(model_input["sound"]), int(model_input["rate"][0])]
+
+
+@pytest.mark.parametrize("change", [{"id": None}, {"outputs": None}, {"outputs": []}, {"parameters": None}])
+def test_what_is_null_is_not_set(numbers: Served, change: dict[str, Any]) -> None:
+    body = {"inputs": [{"name": "t", "shape": [1, 3], "datatype": "FP64", "data": [1, 2, 3]}]} | change
+    status, answer, _ = numbers.ask("/v2/models/m/infer", body)
+    assert status == 200, answer
+    assert answer["outputs"][0]["data"] == [6.0]
+
+
+def test_no_caller_gets_a_server_error_for_depth(nested: Served) -> None:
+    deep: Any = 1
+    for _ in range(80):
+        deep = [deep]
+    nested.refused([NESTED_ROW | {"any": deep}], "50 deep")
 
 
 # --- HTTP

@@ -10,9 +10,9 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import boto3
+from boto3.exceptions import Boto3Error
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -50,15 +50,17 @@ def fetch(uri: str, target: Path) -> None:
     Raises:
         Failed: there is nothing, or the store cannot be read.
     """
-    place = urlsplit(uri)
-    if place.scheme != "s3" or not place.netloc:
+    scheme, _, place = uri.partition("://")  # no urlsplit: keys may have # and ?
+    bucket, _, key = place.partition("/")
+    if scheme != "s3" or not bucket:
         raise Failed(f"{uri} is no address like s3://BUCKET/FOLDER", 2)
-    bucket, key = place.netloc, place.path.lstrip("/")
+    key = key.lstrip("/")
     verify = None if os.environ.get("S3_VERIFY_SSL", "1").lower() not in ("0", "false") else False
     endpoint = os.environ.get("AWS_ENDPOINT_URL") or None
     style = {"addressing_style": "path"} if endpoint else {}
-    s3 = boto3.client("s3", endpoint_url=endpoint, verify=verify, config=Config(max_pool_connections=THREADS, s3=style))
+    config = Config(max_pool_connections=THREADS, s3=style)
     try:
+        s3 = boto3.client("s3", endpoint_url=endpoint, verify=verify, config=config)
         found = listing(s3, bucket, key)
         if not found:
             raise Failed(f"there is nothing at {uri}: storageUri must name the folder of a model", 3)
@@ -87,7 +89,7 @@ def fetch(uri: str, target: Path) -> None:
         reason = error.response["Error"].get("Message") or code
         gone = code in ("NoSuchBucket", "NoSuchKey")
         raise Failed(f"{uri} cannot be read: {reason} ({code})", 3 if gone else 1) from None
-    except BotoCoreError as error:
+    except (BotoCoreError, Boto3Error, ValueError) as error:  # ValueError: an endpoint that is no URL
         raise Failed(f"{uri} cannot be read from {endpoint or 'AWS'}: {error}") from None
     except OSError as error:
         raise Failed(f"{uri} cannot be stored in {target}: {error.strerror or error}") from None

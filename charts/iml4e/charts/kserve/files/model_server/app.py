@@ -4,6 +4,7 @@ import argparse
 import gc
 import json
 import logging
+import os
 import signal
 import socket
 import threading
@@ -27,7 +28,9 @@ log = logging.getLogger("model_server")
 DROPPED = 16
 #: Largest requests that may be in memory at once; more get 503.
 IN_MEMORY = 32
+STOP = (signal.SIGTERM, signal.SIGINT)
 JSON = (b"content-type", b"application/json")
+EXPOSED = (b"access-control-expose-headers", b"x-model-version")
 
 
 class Refused(Exception):
@@ -236,8 +239,9 @@ class App:
             raise Refused(400, f"the body is not {encoding.decode()}, as Content-Encoding says") from None
         if len(unpacked) > self.limit:
             raise Refused(413, f"the unpacked request is larger than {self.limit} bytes: send fewer rows at a time")
-        if not unpack.eof:
-            raise Refused(400, f"the {encoding.decode()} body is cut off")
+        if not unpack.eof or unpack.unused_data:
+            wrong = "goes on after its end" if unpack.eof else "is cut off"
+            raise Refused(400, f"the {encoding.decode()} body {wrong}")
         return unpacked
 
     def _preflight(self, scope: dict[str, Any], predicts: bool) -> list[tuple[bytes, bytes]]:
@@ -262,7 +266,7 @@ class App:
         if self.draining:  # let keep-alive clients go elsewhere
             headers = [*headers, (b"connection", b"close")]
         if self._origins and (origin := self._origin(scope)):
-            headers = [*headers, (b"access-control-allow-origin", origin.encode()), (b"vary", b"origin")]
+            headers = [*headers, (b"access-control-allow-origin", origin.encode()), (b"vary", b"origin"), EXPOSED]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if head else body})
 
@@ -306,6 +310,14 @@ class Server(uvicorn.Server):
         timer.start()
 
 
+def _default_signals() -> None:
+    """Let signals end a forked process."""
+    signal.set_wakeup_fd(-1)
+    for number in STOP:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP)
+
+
 def serve(args: argparse.Namespace, listener: socket.socket, metrics: Metrics) -> None:
     """Load the model, then listen and answer until SIGTERM.
 
@@ -323,6 +335,12 @@ def serve(args: argparse.Namespace, listener: socket.socket, metrics: Metrics) -
     gc.collect()
     gc.freeze()  # what is loaded now stays: no collection has to look through it
     app = App(model, args, metrics)
+    # A process that a model forks would inherit the handlers of this server, and SIGTERM would not end it.
+    os.register_at_fork(
+        before=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, STOP),
+        after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP),
+        after_in_child=_default_signals,
+    )
     # No line per request: the metrics tell, and each would cost as much as a prediction.
     config = uvicorn.Config(
         app, access_log=False, log_config=None, lifespan="off", server_header=False, date_header=False,

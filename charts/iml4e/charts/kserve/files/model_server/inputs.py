@@ -40,6 +40,8 @@ V2_TYPES = {
     "BYTES": "object",
 }
 NUMPY_TO_V2 = {np.dtype(numpy): v2 for v2, numpy in V2_TYPES.items()}
+#: Bytes of an array of NumPy's own string type, in which each string takes as much as the longest.
+MAX_STRINGS = 64 * 2**20
 #: What pandas makes of strings: an object array before version 3, its own string array since.
 STRINGS = pd.Series(["text"]).dtype
 
@@ -74,7 +76,7 @@ class Tensor:
 
     def array(self) -> np.ndarray:
         """Return an array without missing values."""
-        if None in self.values:
+        if None in self.values and not self.datatype.startswith("FP"):  # where null is NaN
             raise InvalidInput(f"input {self.name!r} has null: the model takes only numbers, booleans or strings there")
         values = [_text(value, self.name) for value in self.values] if self.raw else self.values
         return np.array(values, dtype=V2_TYPES[self.datatype]).reshape(self.shape)
@@ -97,7 +99,9 @@ class Signature:
     def __init__(self, schema: Schema | None, params: ParamSchema | None) -> None:
         self.schema = schema
         self.specs = (
-            {str(name): spec for name, spec in zip(schema.input_names(), schema.inputs, strict=True)} if schema else {}
+            {str(number if spec.name is None else spec.name): spec for number, spec in enumerate(schema.inputs)}
+            if schema
+            else {}
         )
         self.params = {spec.name: spec for spec in params.params} if params else {}
 
@@ -133,13 +137,14 @@ class Signature:
         inputs = body.get("inputs") if isinstance(body, dict) else None
         if not isinstance(inputs, list) or not inputs:
             raise InvalidInput('the request must be a JSON object like {"inputs": [...]} with at least one tensor')
+        body = {name: value for name, value in body.items() if value is not None}  # as pydantic writes what is not set
         _known(body, ("inputs", "id", "parameters", "outputs"), "the request")
         if not isinstance(body.get("id", ""), str):
             raise InvalidInput("id must be a string")
         parameters = dict(_object(body.get("parameters"), "parameters"))
         as_binary = _flag(parameters.pop("binary_data_output", False), "parameters.binary_data_output")
         _content_type(parameters, "parameters")
-        outputs = _outputs(body["outputs"], as_binary) if "outputs" in body else None
+        outputs = _outputs(body["outputs"], as_binary) if body.get("outputs", []) != [] else None
         tensors: dict[str, Tensor] = {}
         offset = 0
         for number, each in enumerate(inputs):
@@ -149,7 +154,10 @@ class Signature:
             tensors[tensor.name] = tensor
         if binary is not None and offset != len(binary):
             raise InvalidInput(f"{len(binary) - offset} bytes follow the last binary tensor")
-        if len({tensor.shape[0] if tensor.shape else 1 for tensor in tensors.values()}) > 1 and len(tensors) > 1:
+        if (
+            not isinstance(self, Tensors)
+            and len({tensor.shape[0] if tensor.shape else 1 for tensor in tensors.values()}) > 1
+        ):
             raise InvalidInput("inputs differ in their number of rows")
         request = self.tensors(tensors)
         request.params = self._params(parameters or None)
@@ -179,7 +187,8 @@ class Columns(Signature):
     def __init__(self, schema: Schema, params: ParamSchema | None) -> None:
         super().__init__(schema, params)
         self.names = tuple(self.specs)
-        self.index = pd.Index(self.names)
+        self.labels = {name: spec.name for name, spec in self.specs.items()}  # a table may have numbers as names
+        self.index = pd.Index(list(self.labels.values()))
         self.required = sum(spec.required for spec in self.specs.values())
         # the common case, many numbers of one type, is read as one block; types of lists have no hash
         kinds = {spec.type if isinstance(spec.type, DataType) else None for spec in self.specs.values()}
@@ -255,7 +264,10 @@ class Columns(Signature):
             rows, width = only.shape
             if width != len(self.names):
                 raise InvalidInput(f"input has shape {only.shape}, the model takes {len(self.names)} columns")
-            return self.rows([only.values[row * width : (row + 1) * width] for row in range(rows)])
+            values = only.values
+            if only.raw and not any(spec.type == DataType.binary for spec in self.specs.values()):
+                values = [_text(value, only.name) for value in values]
+            return self.rows([values[row * width : (row + 1) * width] for row in range(rows)])
         columns, rows = {}, 0
         for name, tensor in tensors.items():
             if name in self.specs and isinstance(self.specs[name].type, DataType):
@@ -288,7 +300,8 @@ class Columns(Signature):
             return pd.DataFrame(block, columns=self.index, copy=False)
         if len(requests) > 1:
             first = {name: pd.concat([pd.Series(r.data[name]) for r in requests], ignore_index=True) for name in first}
-        return pd.DataFrame(first, copy=False) if first else pd.DataFrame(index=range(requests[0].rows))
+        table = pd.DataFrame(first, copy=False) if first else pd.DataFrame(index=range(requests[0].rows))
+        return table.set_axis([self.labels[name] for name in first], axis=1)
 
 
 class Tensors(Signature):
@@ -335,10 +348,12 @@ class Tensors(Signature):
 
     def _request(self, data: np.ndarray | dict[str, np.ndarray]) -> Request:
         arrays = list(data.values()) if isinstance(data, dict) else [data]
-        lengths = {len(array) if array.ndim else 1 for array in arrays}
+        by_row = [spec.shape[:1] == (-1,) for spec in self.schema.inputs]
+        # inputs of a fixed first size, like a sample rate, have no rows
+        lengths = {len(array) for array, each in zip(arrays, by_row, strict=True) if each} or {1}
         if len(lengths) > 1:
             raise InvalidInput("inputs differ in their number of rows")
-        free = all(spec.shape and spec.shape[0] == -1 for spec in self.specs.values() or [self.only])
+        free = all(by_row)
         return Request(data, lengths.pop(), tuple(array.shape[1:] for array in arrays) if free else None)
 
     def model_input(self, requests: Sequence[Request]) -> Any:
@@ -559,7 +574,7 @@ def _bytes(value: Any, what: str) -> bytes:
     if not isinstance(value, str):
         raise InvalidInput(f"{what} must be a string of base64, got {_short(value)}")
     try:
-        return base64.b64decode(value, validate=True)
+        return base64.b64decode("".join(value.split()), validate=True)  # MLflow's examples have line ends
     except (binascii.Error, ValueError):
         raise InvalidInput(f"{what} must be base64, got {_short(value)}") from None
 
@@ -604,6 +619,7 @@ def _scalar(value: Any, kind: DataType, what: str) -> Any:
 def _nested(value: Any, kind: Any, what: str, required: bool = True) -> Any:
     """Check a value against a list, object or map type, and convert what is in it."""
     if isinstance(kind, AnyType):
+        _shallow(value, what)
         return value
     if value is None:
         if required:
@@ -635,6 +651,15 @@ def _nested(value: Any, kind: Any, what: str, required: bool = True) -> Any:
         name: _nested(item, properties[name].dtype, f"{what}.{name}", properties[name].required)
         for name, item in value.items()
     }
+
+
+def _shallow(value: Any, what: str, depth: int = 0) -> None:
+    """Refuse what is nested so deeply that no answer could repeat it (see `outputs.plain`)."""
+    if depth > 50:
+        raise InvalidInput(f"{what} is nested more than 50 deep")
+    if isinstance(value, (list, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            _shallow(item, what, depth + 1)
 
 
 def _param(value: Any, spec: Any) -> Any:
@@ -686,6 +711,11 @@ def _array(values: Any, what: str, spec: TensorSpec | None) -> np.ndarray:
     kinds = set(map(type, flat))
     if spec is not None and -1 in spec.shape[1:] and (list in kinds or not array.size):
         return _series([_array(row, what, None).astype(spec.type) for row in values])  # MLflow's form of ragged input
+    if spec is not None and spec.type.kind == "f" and type(None) in kinds:
+        flat = [math.nan if value is None else value for value in flat]
+        kinds = set(map(type, flat))
+    elif spec is not None and spec.type.kind in "iu" and kinds == {int, float}:  # a float would take digits away
+        flat = [int(value) if type(value) is float and value.is_integer() else value for value in flat]
     if kinds <= {int, float} and kinds:
         array = np.array(flat).reshape(array.shape)
     elif kinds == {bool}:
@@ -709,7 +739,11 @@ def _fit(array: np.ndarray, spec: TensorSpec, name: str = "") -> np.ndarray:
     if spec.type.kind in "OUS":
         if array.dtype.kind != "O":
             raise InvalidInput(f"{what}the model takes strings")
-        return array if spec.type.kind == "O" else array.astype(str)
+        if spec.type.kind == "O":
+            return array
+        if 4 * array.size * max(map(len, array.ravel()), default=0) > MAX_STRINGS:
+            raise InvalidInput(f"{what}an array of strings as wide as the longest is too large: send fewer at a time")
+        return array.astype(str)
     numeric = "iuf" if spec.type.kind in "iuf" else spec.type.kind
     if array.dtype.kind not in numeric:
         raise InvalidInput(f"{what}got values of type {array.dtype.name}, the model takes {spec.type.name}")
@@ -897,5 +931,9 @@ def _listed(names: Iterable[Any]) -> str:
 def _short(value: Any) -> str:
     if isinstance(value, (list, dict)):
         return "a list" if isinstance(value, list) else "an object"
-    text = json.dumps(value) if not isinstance(value, int) or abs(value) < 2**70 else "a huge number"
+    text = (
+        json.dumps(value, default=lambda _: "bytes")
+        if not isinstance(value, int) or abs(value) < 2**70
+        else "a huge number"
+    )
     return text if len(text) <= 60 else text[:60] + "…"

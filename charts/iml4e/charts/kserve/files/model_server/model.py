@@ -7,6 +7,7 @@ import logging
 import sys
 import time
 from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ log = logging.getLogger("model_server")
 MAX_ROWS = 32
 #: Seconds that a call may hold up the event loop; a longer one goes to a thread, which costs a switch.
 INLINE_SECONDS = 0.005
+#: Loaders of MLflow whose models may run in the event loop.
+INLINE = {f"mlflow.{flavor}" for flavor in ("sklearn", "xgboost", "lightgbm", "catboost", "onnx", "statsmodels")}
 #: Seconds that the proof at the start may take.
 PROOF_SECONDS = 5.0
 
@@ -71,19 +74,22 @@ class Model:
             direct = not hints and not _call(metadata, "_is_type_hint_from_example") and schema is not None
             self._function = getattr(self._model, "_predict_fn", None) if direct else None
             if self._function:
-                self._takes_params = "params" in inspect.signature(self._function).parameters
+                # `**params`, as in the pipelines of scikit-learn, means something else
+                parameter = inspect.signature(self._function).parameters.get("params")
+                self._takes_params = parameter is not None and parameter.kind != parameter.VAR_KEYWORD
             example = metadata.load_input_example(folder)
             if example is not None:
                 self._model.predict(example, params=metadata.load_input_example_params(folder))
         except (Exception, SystemExit) as error:
             raise CannotLoad(_why(error, folder) + warned) from error
-        # The flavors' own wrappers may run in the event loop; code of users may want a loop of its own.
-        self._inline = metadata.flavors["python_function"].get("loader_module") != "mlflow.pyfunc.model"
+        # Only flavors that do nothing but compute run in the event loop; code of users may want a loop of its own.
+        self._inline = metadata.flavors["python_function"].get("loader_module") in INLINE
         self._seconds = float("inf")  # of the last call, for the choice between loop and thread
         self._busy = self._scheduled = False
         self._waiting: deque[Waiting] = deque()
         # One thread: predictions do not hold up health checks, and models need not be thread-safe.
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="predict")
+        # It has an event loop, as the main thread of a script does, for models that ask for one.
+        self._thread = ThreadPoolExecutor(1, "predict", lambda: asyncio.set_event_loop(asyncio.new_event_loop()))
         self.batching = batching == "on" or (batching == "auto" and example is not None and self._independent(example))
         if isinstance(self.signature, Anything):
             self.batching = False
@@ -164,7 +170,7 @@ class Model:
         """Return a result or an exception for each request of a group."""
         requests = [waiting.request for waiting in group]
         if len(group) > 1:
-            with contextlib.suppress(Exception, SystemExit):  # one bad row must not spoil the others': each alone
+            with contextlib.suppress(BaseException):  # one bad row must not spoil the others': each alone
                 result = self._call(
                     self.signature.model_input(requests), requests[0].params, sum(r.rows for r in requests)
                 )
@@ -182,7 +188,11 @@ class Model:
             if waiting.future.done():
                 continue
             if isinstance(outcome, BaseException):
-                waiting.future.set_exception(self._blame(outcome))
+                try:
+                    blamed = self._blame(outcome)
+                except Exception:  # whose text cannot be had
+                    blamed = RuntimeError(f"the model raised {type(outcome).__name__}")
+                waiting.future.set_exception(blamed)
             else:
                 waiting.future.set_result(outcome)
 
@@ -191,8 +201,11 @@ class Model:
         start = time.perf_counter()
         try:
             if not self._function:
-                return self._model.predict(data, params=params)
-            return self._function(data, params=params) if self._takes_params else self._function(data)
+                result = self._model.predict(data, params=params)
+            else:
+                result = self._function(data, params=params) if self._takes_params else self._function(data)
+            # a generator runs the model's code where it is read: here, not where the answer is written
+            return outputs.plain(result) if isinstance(result, Iterator) else result
         finally:
             if rows:
                 self._seconds = time.perf_counter() - start
@@ -209,7 +222,7 @@ class Model:
             # The values have the right form and the model refuses them (NaN, an unknown category, …).
             text = " ".join(str(error).split()).split(" Error: ")[-1] or type(error).__name__
             return InvalidInput("the model refuses this input: " + (text if len(text) <= 500 else text[:500] + "…"))
-        if isinstance(error, Exception):
+        if isinstance(error, Exception) and not isinstance(error, StopIteration):  # which no future takes
             return error
         return RuntimeError(f"the model raised {type(error).__name__}")
 
@@ -246,16 +259,27 @@ def _varied(example: Any, count: int) -> Any:
 
     def vary(values: np.ndarray) -> np.ndarray:
         if values.dtype.kind == "f":
-            return (values * rng.uniform(0.5, 1.5, values.shape)).astype(values.dtype)
+            factor = rng.uniform(0.5, 1.5, values.shape)
+            return np.where(values == 0, factor, values * factor).astype(values.dtype)
+        if values.dtype.kind == "b":
+            return rng.random(values.shape) < 0.5
+        if values.dtype.kind in "iu" and (values == values[:1]).all(axis=0).any():
+            return values + rng.integers(0, 3, values.shape).astype(values.dtype)
         return values
 
     if isinstance(example, pd.DataFrame) and len(example):
         table = pd.concat([example] * -(-count // len(example)), ignore_index=True).head(count)
-        return table.assign(**{name: vary(table[name].to_numpy()) for name in table if table[name].dtype.kind == "f"})
+        for position, kind in enumerate(table.dtypes):
+            if isinstance(kind, np.dtype) and kind.kind in "fbiu":
+                table.isetitem(position, vary(table.iloc[:, position].to_numpy()))
+        columns = (table.iloc[:, position] for position in range(table.shape[1]))
+        return table if all(len(set(map(repr, column))) > 1 for column in columns) else None
     if isinstance(example, np.ndarray) and example.ndim and len(example):
-        return vary(np.concatenate([example] * -(-count // len(example)))[:count])
+        rows = vary(np.concatenate([example] * -(-count // len(example)))[:count])
+        return rows if any(repr(row) != repr(rows[0]) for row in rows) else None
     if isinstance(example, dict) and all(isinstance(v, np.ndarray) and v.ndim and len(v) for v in example.values()):
-        return {name: _varied(value, count) for name, value in example.items()}
+        varied = {name: _varied(value, count) for name, value in example.items()}
+        return None if any(value is None for value in varied.values()) else varied
     return None
 
 

@@ -10,13 +10,14 @@ import math
 import struct
 import types
 import uuid
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from mlflow.types import Schema
 
+from . import InvalidInput
 from .inputs import NUMPY_TO_V2, Request, describe
 
 #: Items of a prediction that is a generator.
@@ -54,7 +55,7 @@ def v2(
     if isinstance(result, pd.DataFrame):
         columns = dict(zip(_names(result), (result.iloc[:, number] for number in range(result.shape[1])), strict=True))
     elif isinstance(result, Mapping):
-        columns = {str(name): value for name, value in result.items()}
+        columns = _named(result, lambda value: value)
     else:
         columns = {(describe(schema, "output") or [{"name": "output-0"}])[0]["name"]: result}
     if request.outputs is not None:
@@ -134,7 +135,7 @@ def plain(value: Any, depth: int = 0) -> Any:
     if isinstance(value, (bytes, bytearray, memoryview)):
         return base64.b64encode(value).decode()
     if isinstance(value, Mapping):
-        return {_key(name): plain(item, depth + 1) for name, item in value.items()}
+        return _named(value, lambda item: plain(item, depth + 1))
     if isinstance(value, str):
         return str.__str__(value)
     if isinstance(value, decimal.Decimal):
@@ -170,6 +171,7 @@ def _array(array: np.ndarray, depth: int) -> Any:
     if kind in "biuU":
         return array.tolist()
     if kind == "f":
+        array = array.astype(float) if array.dtype.itemsize > 8 else array
         if np.isfinite(array).all():
             return array.tolist()
         array = array.astype(object)
@@ -182,6 +184,14 @@ def _array(array: np.ndarray, depth: int) -> Any:
     if kind == "S":
         return plain(array.astype(object), depth)
     return _no_form(array.flat[0] if array.size else array)
+
+
+def _named(value: Mapping[Any, Any], convert: Callable[[Any], Any]) -> dict[str, Any]:
+    """Convert an object's values; its keys become strings."""
+    named = {_key(name): convert(item) for name, item in value.items()}
+    if len(named) < len(value):
+        raise NoForm("the model returned an object with two keys that are one as text; give each a name of its own")
+    return named
 
 
 def _key(name: Any) -> str:
@@ -197,7 +207,7 @@ def _tensor(column: Any) -> tuple[str, list[int], list[Any], dict[str, Any]]:
     if isinstance(column, np.ndarray) and column.dtype in NUMPY_TO_V2 and column.dtype.kind != "O":
         return NUMPY_TO_V2[column.dtype], list(column.shape), _array(column.ravel(), 0), {}
     values = plain(column)
-    if isinstance(column, pd.Series) and isinstance(column.dtype, np.dtype) and column.dtype.kind in "biuf":
+    if isinstance(column, pd.Series) and column.dtype in NUMPY_TO_V2 and column.dtype.kind != "O":
         return NUMPY_TO_V2[column.dtype], [len(values)], values, {}
     shape, flat = _shape(values)
     kinds = set(map(type, flat)) - {type(None)}
@@ -233,10 +243,10 @@ def _binary(name: str, datatype: str, data: list[Any]) -> bytes:
     """Write a binary tensor: little-endian numbers, or strings that each follow their length in four bytes."""
     if datatype == "BYTES":
         if None in data:
-            raise NoForm(f"output {name!r} has missing values, which a binary tensor cannot hold; ask for JSON")
+            raise InvalidInput(f"output {name!r} has missing values, which a binary tensor cannot hold; ask for JSON")
         encoded = [text.encode() for text in data]
         return b"".join(struct.pack("<I", len(text)) + text for text in encoded)
     numpy_type = next(dtype for dtype, v2_type in NUMPY_TO_V2.items() if v2_type == datatype)
     if None in data and numpy_type.kind != "f":
-        raise NoForm(f"output {name!r} has missing values, which a binary tensor cannot hold; ask for JSON")
+        raise InvalidInput(f"output {name!r} has missing values, which a binary tensor cannot hold; ask for JSON")
     return np.array(data, dtype=numpy_type).astype(numpy_type.newbyteorder("<")).tobytes()

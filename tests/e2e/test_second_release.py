@@ -1,0 +1,85 @@
+"""A second release in another namespace serves its models by the KServe of the first, without one of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from sklearn.datasets import load_wine
+
+from support import helm
+from support.k8s import Cluster
+
+pytestmark = [pytest.mark.disruptive, pytest.mark.timeout(900)]
+
+NAME = "second"
+VALUES = {
+    "kserve": {"controller": {"enabled": False}},
+    "gateway": {"service": {"type": "ClusterIP"}},
+    "pipelines": {"enabled": False},
+    "prometheus": {"enabled": False},
+}
+TRAIN = """
+import mlflow
+from sklearn.datasets import load_wine
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+wines = load_wine(as_frame=True)
+model = make_pipeline(StandardScaler(), LogisticRegression()).fit(wines.data, wines.target)
+mlflow.set_experiment("second")
+with mlflow.start_run():
+    mlflow.sklearn.log_model(model, name="model", input_example=wines.data.head(2), registered_model_name="fraud")
+"""
+
+
+@pytest.fixture(scope="module")
+def address(cluster: Cluster, values: dict[str, Any]) -> Iterator[str]:
+    """Address of the second release on this machine, by a forwarded port."""
+    taken = {key: values["global"][key] for key in ("imageRegistry", "runtime")}
+    metadata = {"name": NAME, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}
+    cluster.core.create_namespace({"metadata": metadata})
+    try:
+        helm.helm(
+            "install", NAME, helm.CHART, "--namespace", NAME, "--skip-crds", "--values", helm.VALUES / "laptop.yaml",
+            "--set-json", f"global={json.dumps(taken)}",
+            *(word for part in VALUES for word in ("--set-json", f"{part}={json.dumps(VALUES[part])}")),
+            "--wait", "--timeout", "300s", timeout=400,
+        )  # fmt: skip
+        there = Cluster(cluster.config, NAME)
+        with there.port_forward(f"service/{NAME}-gateway", 80) as port:
+            yield f"http://127.0.0.1:{port}"
+    finally:
+        helm.helm("uninstall", NAME, "--namespace", NAME, "--wait", "--ignore-not-found", timeout=300)
+        cluster.core.delete_namespace(NAME)
+
+
+def run(address: str, *command: str) -> str:
+    """Run a program of the harness's environment as a user of the second release does."""
+    environment = {
+        **os.environ,
+        "IML4E_URL": address, "IML4E_RELEASE": NAME, "IML4E_NAMESPACE": NAME, "MLFLOW_TRACKING_URI": f"{address}/mlflow",
+    }  # fmt: skip
+    path = helm.REPO / ".venv" / "bin" / command[0]
+    done = subprocess.run(
+        [path, *command[1:]], env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-2000:]
+    return done.stdout
+
+
+def test_its_models_are_served(cluster: Cluster, address: str) -> None:
+    run(address, "python", "-W", "ignore", "-c", TRAIN)
+    served = json.loads(run(address, "iml4e", "deploy", "fraud/1", "--json"))
+    assert (served["namespace"], served["version"], served["ready"]) == (NAME, "1", True)
+    row = json.dumps([load_wine().data[0].tolist()])
+    assert run(address, "iml4e", "predict", "fraud", "--data", row).split() == ["prediction", "0"]
+    assert "fraud" in run(address, "iml4e", "models")
+    runtimes = Cluster(cluster.config, NAME).list("serving.kserve.io/v1alpha1", "ServingRuntime")
+    assert [runtime["metadata"]["name"] for runtime in runtimes] == ["mlflow"]
+    run(address, "iml4e", "delete", "fraud")
