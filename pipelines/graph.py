@@ -13,7 +13,7 @@ def data_to_service(name: str, description: str, onboard: Step, validate: Step, 
     Args:
         name: of the pipeline, and of the model unless a run names another.
         description: for the page of Kubeflow Pipelines.
-        onboard: (key, version, model_name, namespace) -> raw, address, key, version, sha256.
+        onboard: (key, version, model_name) -> raw, address, key, version, sha256.
         validate: (raw, address) -> data: a table of numbers with the truth in column `target`.
         train: (training, address, sha256, model_name, regularization) -> run_id, experiment_id, model_uri.
     """
@@ -37,7 +37,7 @@ def data_to_service(name: str, description: str, onboard: Step, validate: Step, 
             model_name: registered model, experiment and endpoint.
             namespace: where to deploy; empty: the release's own.
         """
-        data = onboard(key=dataset_key, version=dataset_version, model_name=model_name, namespace=namespace).outputs
+        data = onboard(key=dataset_key, version=dataset_version, model_name=model_name).outputs
         valid = validate(raw=data["raw"], address=data["address"]).outputs
         split = prepare(data=valid["data"]).outputs
         model = train(

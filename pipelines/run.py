@@ -95,7 +95,7 @@ def main(argv: list[str] | None = None) -> int:
         except ValueError as error:
             parser.error(str(error))
         registry.check_name(arguments["model_name"])
-        if platform.find(platform.MARK):  # with IML4E_URL alone, step `onboard` looks
+        if platform.find(platform.MARK):  # with IML4E_URL alone, step `deploy` looks
             from iml4e import serving
 
             serving.preflight(arguments["model_name"], arguments["namespace"])

@@ -87,7 +87,7 @@ def put(source: Path) -> Any:
 
 
 @step("pillow")
-def onboard(key: str, version: str, model_name: str, namespace: str, raw: dsl.Output[dsl.Dataset]) -> NamedTuple(
+def onboard(key: str, version: str, model_name: str, raw: dsl.Output[dsl.Dataset]) -> NamedTuple(
     "Onboarded", [("address", str), ("key", str), ("version", str), ("sha256", str)]
 ):
     """Take exactly one version of a dataset from the bucket; scikit-learn's copy of the UCI data is put there first.
@@ -95,20 +95,18 @@ def onboard(key: str, version: str, model_name: str, namespace: str, raw: dsl.Ou
     Args:
         key: key of a manifest in the bucket; empty: digits/manifest.csv, the UCI data as PNG files.
         version: S3 version id of that manifest; empty: the latest.
-        model_name: model that will be served: what cannot be deployed is refused before anything is stored.
-        namespace: where to.
+        model_name: registered model; a name that MLflow cannot have is refused before anything is stored.
         raw: a ZIP file of manifest.csv and the images as they came, each under its key.
 
     Returns:
         address: s3://BUCKET/KEY?versionId=VERSION of the manifest; its key; its S3 version id; its sha256, hexadecimal.
 
     Raises:
-        iml4e.Error: there is no such key or version, or the model cannot be deployed.
+        iml4e.Error: there is no such key or version, or no model can have that name.
     """
-    from iml4e import datasets, registry, serving
+    from iml4e import datasets, registry
 
     registry.check_name(model_name)
-    serving.preflight(model_name, namespace)
     if not (key or version):
         import tempfile
 

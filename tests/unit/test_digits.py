@@ -143,9 +143,8 @@ def test_the_split_has_the_uci_pixels_and_never_changes(check: Any, artifact: Ca
 def test_the_built_in_images_are_stored_once_and_come_back_whole(
     store: Any, artifact: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("iml4e.serving.preflight", lambda *_: None)
-    first = onboard.python_func("", "", "digits", "", artifact("raw"))
-    assert onboard.python_func("", "", "digits", "", artifact("raw")) == first
+    first = onboard.python_func("", "", "digits", artifact("raw"))
+    assert onboard.python_func("", "", "digits", artifact("raw")) == first
     assert first[1] == "digits/manifest.csv"
     assert validate.python_func(artifact("raw"), ADDRESS, artifact("data"), artifact("report")) == len(DIGITS.data)
 

@@ -134,31 +134,19 @@ def test_training_is_tracked_with_its_exact_data(
     assert model.saved_input_example_info
 
 
-@pytest.fixture
-def _deployable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("iml4e.serving.preflight", lambda *_: None)
-
-
-@pytest.mark.usefixtures("_deployable")
 def test_the_built_in_data_is_stored_once(store: Any, artifact: Callable[[str], Any]) -> None:
-    first = onboard.python_func("", "", "wine", "", artifact("raw"))
-    assert onboard.python_func("", "", "wine", "", artifact("raw")) == first
+    first = onboard.python_func("", "", "wine", artifact("raw"))
+    assert onboard.python_func("", "", "wine", artifact("raw")) == first
     assert first[1] == "wine/wine.csv"
     assert Path(artifact("raw").path).read_bytes() == csv(WINE)
     datasets.put(b"x", "wine/wine.csv")
-    address, _, version, _ = onboard.python_func("", first[2], "wine", "", artifact("raw"))
+    address, _, version, _ = onboard.python_func("", first[2], "wine", artifact("raw"))
     assert (address, version) == (first[0], first[2])
 
 
-def test_what_cannot_be_deployed_stores_nothing(
-    store: Any, artifact: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: str) -> None:
-        raise Error("no")
-
-    monkeypatch.setattr("iml4e.serving.preflight", refuse)
-    with pytest.raises(Error, match=r"^no$"):
-        onboard.python_func("", "", "wine", "", artifact("raw"))
+def test_a_name_that_no_model_can_have_stores_nothing(store: Any, artifact: Callable[[str], Any]) -> None:
+    with pytest.raises(Error, match="name"):
+        onboard.python_func("", "", "a/b", artifact("raw"))
     assert not store.objects
 
 
