@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from support import serving
 from support.components import COMPONENTS, Component
 from support.k8s import Cluster
 from support.platform import FrontDoor, Model
@@ -59,3 +60,31 @@ def test_rules_are_loaded_and_healthy(front_door: FrontDoor) -> None:
     assert [
         f"{rule['name']}: {rule.get('lastError')}" for rule in rules if rule["health"] not in ("ok", "unknown")
     ] == []
+
+
+def test_a_first_burst_of_errors_is_counted(cluster: Cluster, front_door: FrontDoor, unique: str) -> None:
+    """The series of a new route's 503 is born with its first value; the rules count that value too."""
+    service = {"name": unique, "namespace": cluster.namespace}
+    route = serving.route(unique)
+    route["spec"]["rules"][0]["backendRefs"] = [{"name": unique, "port": 80}]
+    cluster.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": service,
+            "spec": {"selector": {"nobody": "there"}, "ports": [{"port": 80}]},
+        },
+        route,
+    )
+    try:
+        path = f"/models/{cluster.namespace}/{unique}/v2/health/live"
+        cluster.wait("the route to be known", lambda: front_door.get(path).status_code == 503, 30)
+        for _ in range(11):
+            assert front_door.get(path).status_code == 503
+        ratio = f'route:error_ratio:rate5m{{route="{cluster.namespace}-{unique}"}}'
+        cluster.wait(f"{ratio} to be 1", lambda: [v for _, v in front_door.query(ratio)] == [1], 90, pause=3)
+        count = f'sum(increase(traefik_router_requests_total{{route="{cluster.namespace}-{unique}",code="503"}}[5m]))'
+        assert front_door.query(count)[0][1] >= 11
+    finally:
+        cluster.delete(serving.GATEWAY, "HTTPRoute", unique)
+        cluster.delete("v1", "Service", unique)

@@ -27,6 +27,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from model_server import InvalidInput
+from model_server.__main__ import bind
 from model_server.inputs import signature_of
 
 FILES = Path(__file__).parents[2] / "charts" / "iml4e" / "charts" / "kserve" / "files"
@@ -299,6 +300,15 @@ def test_no_mistake_of_a_caller_was_a_server_error(wine: Server) -> None:
     assert wine.predict([ROW]).json() == {"predictions": [0]}
     assert wine.count("v1", 500) == wine.count("v2", 500) == 0
     assert "Traceback" not in "".join(wine.log)
+
+
+def test_both_ip_families_reach_it() -> None:
+    """Clusters are IPv4, IPv6 or both; a kernel without IPv6 is served by IPv4."""
+    with bind("", 0) as listener:
+        listener.listen()
+        port = listener.getsockname()[1]
+        for address in ["127.0.0.1", *(["::1"] if socket.has_dualstack_ipv6() else [])]:
+            socket.create_connection((address, port), timeout=5).close()
 
 
 def test_not_reachable_before_the_model_is_loaded(wine_folder: Path) -> None:
