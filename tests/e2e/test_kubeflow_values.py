@@ -24,8 +24,8 @@ pytestmark = [pytest.mark.disruptive, pytest.mark.timeout(600)]
 SECRET = "e2e-private-ca"
 TOLERATION = {"key": "e2e", "operator": "Equal", "value": "runs", "effect": "NoSchedule"}
 VALUES: dict[str, Any] = {
+    "global": {"caCertificate": {"existingSecret": SECRET}},
     "pipelines": {
-        "caCertificate": {"existingSecret": SECRET},
         # it is never asked: the runs here stay inside the cluster
         "proxy": {"https": "http://proxy.invalid:3128", "noProxy": "example.org"},
         "runs": {
