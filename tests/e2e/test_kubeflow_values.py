@@ -35,7 +35,7 @@ VALUES: dict[str, Any] = {
             "resources": {"limits": {"memory": "300Mi"}},
             "podSpec": {"nodeSelector": {"kubernetes.io/os": "linux"}, "tolerations": [TOLERATION]},
         },
-    }
+    },
 }
 
 
