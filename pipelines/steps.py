@@ -3,13 +3,9 @@
 A table is a CSV file: numbers in the model's order, and the truth in the last column, `target`.
 """
 
-import ast
-import inspect
 import os
 import re
-import tempfile
-import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +13,7 @@ from kfp import dsl
 from kfp.dsl.pipeline_task import TaskState
 from kfp.dsl.python_component import PythonComponent
 
-import iml4e
+from iml4e.engines import embedding
 
 #: Image of the steps on Kubeflow Pipelines; `pipelines.run` sets it to the release's own.
 IMAGE = os.environ.get("RUNTIME_IMAGE") or "ghcr.io/mlflow/mlflow:v3.17.2-full"
@@ -26,52 +22,6 @@ COMPLETE = os.environ.get("IML4E_IN_IMAGE") == "1"
 REQUIREMENTS = (Path(__file__).parent / "requirements.txt").read_text().splitlines()
 #: Requirement of each package that MLflow's public image lacks.
 PINS = {re.split("[=<>~]", line)[0]: line for line in REQUIREMENTS if not line.startswith("#")}
-
-_PACKED = tempfile.TemporaryDirectory(prefix="iml4e-")
-
-
-def packed(functions: Sequence[Callable]) -> str:
-    """Copy the modules of `iml4e` that a step needs into a folder, for KFP to embed; return the folder.
-
-    Without docstrings and comments: KFP writes an embedded folder into a run's state about five times for each step, and
-    Argo keeps that state in one object of at most 1 MiB.
-    """
-    source = Path(iml4e.__file__).parent
-    folder = Path(tempfile.mkdtemp(dir=_PACKED.name))
-    (folder / "iml4e").mkdir()
-    wanted = _imported("\n".join(textwrap.dedent(inspect.getsource(function)) for function in functions))
-    done: set[str] = set()
-    while wanted - done:
-        name = (wanted - done).pop()
-        done.add(name)
-        if (source / f"{name}.py").exists():
-            text = (source / f"{name}.py").read_text()
-            (folder / "iml4e" / f"{name}.py").write_text(_bare(text))
-            wanted |= _imported(text)
-    return str(folder)
-
-
-def _imported(text: str) -> set[str]:
-    """Names of the modules of `iml4e` that a source imports."""
-    found = {"__init__"}
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.ImportFrom) and node.module == "iml4e":
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("iml4e."):
-            found.add(node.module.split(".")[1])
-    return found
-
-
-def _bare(text: str) -> str:
-    """Return a source without comments and docstrings."""
-    tree = ast.parse(text)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            strings = [
-                each for each in node.body if isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant)
-            ]
-            node.body = [each for each in node.body if each not in strings] or [ast.Pass()]
-    return ast.unparse(tree)
 
 
 class Step(PythonComponent):
@@ -98,7 +48,7 @@ def step(*packages: str, functions: tuple[Callable, ...] = ()) -> Callable[[Call
             function,
             base_image=IMAGE,
             packages_to_install=[] if COMPLETE else [PINS[name] for name in ("kfp", *packages)],
-            embedded_artifact_path=None if COMPLETE else packed([function, *functions]),
+            embedded_artifact_path=None if COMPLETE else embedding.packed([function, *functions]),
             install_kfp_package=False,
             additional_funcs=list(functions),
         )

@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in ("release", "release_namespace", "url"):
         if value := getattr(options, name):
             os.environ["IML4E_" + name.replace("release_", "").upper()] = value
-    # what its libraries say by themselves; their errors become sentences
+    # silences the log lines of libraries; the errors of libraries become sentences
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     for noisy in ("urllib3", "mlflow"):
         logging.getLogger(noisy).setLevel(logging.ERROR)

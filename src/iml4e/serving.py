@@ -556,41 +556,35 @@ def _by_pipeline(function: str, arguments: Object) -> Any:
     Raises:
         Error: the step failed, or Kubeflow Pipelines cannot be asked.
     """
-    import shutil
-    import tempfile
-    from pathlib import Path
-
     try:
         from kfp import dsl
 
-        from iml4e.engines import kfp
+        from iml4e.engines import embedding, kfp
     except ImportError:
         raise Error(
             "deploying through Kubeflow Pipelines needs its SDK: `pip install 'iml4e[pipelines]'`, or use a kubeconfig"
         ) from None
 
-    with tempfile.TemporaryDirectory() as folder:
-        ignored = shutil.ignore_patterns("__pycache__", "cli.py", "mlflow_plugin.py", "lineage.py", "engines")
-        shutil.copytree(Path(__file__).parent, Path(folder, "iml4e"), ignore=ignored)
+    def serve(function: str, arguments: str) -> str:
+        import dataclasses
+        import json
 
-        @dsl.component(
-            base_image=platform.find("RUNTIME_IMAGE", "ghcr.io/mlflow/mlflow:v3.17.2-full"),
-            packages_to_install=["kfp==2.17.0"],  # pip asks nobody where the image has it
-            install_kfp_package=False,
-            embedded_artifact_path=folder,
-        )
-        def serve(function: str, arguments: str) -> str:
-            import dataclasses
-            import json
+        from iml4e import serving
 
-            from iml4e import serving
+        answer = getattr(serving, function)(**json.loads(arguments))
+        return json.dumps(dataclasses.asdict(answer) if answer else None)
 
-            answer = getattr(serving, function)(**json.loads(arguments))
-            return json.dumps(dataclasses.asdict(answer) if answer else None)
+    step = dsl.component(
+        serve,
+        base_image=platform.find("RUNTIME_IMAGE", "ghcr.io/mlflow/mlflow:v3.17.2-full"),
+        packages_to_install=["kfp==2.17.0"],  # pip asks nobody where the image has it
+        install_kfp_package=False,
+        embedded_artifact_path=embedding.packed([serve]),
+    )
 
-        @dsl.pipeline(name=f"iml4e-{function}")
-        def pipeline(function: str, arguments: str) -> None:
-            serve(function=function, arguments=arguments).set_caching_options(False)
+    @dsl.pipeline(name=f"iml4e-{function}")
+    def pipeline(function: str, arguments: str) -> None:
+        step(function=function, arguments=arguments).set_caching_options(False)
 
     values = {"function": function, "arguments": json.dumps(arguments)}
     steps = kfp.run(platform.get("KF_PIPELINES_ENDPOINT"), pipeline, values)

@@ -74,13 +74,12 @@ def test_only_deploy_and_check_stand_behind_the_gate_and_nothing_is_cached(tmp_p
 EMBED = """
 import io
 from kfp import dsl
-from iml4e.engines import local
-from pipelines import steps
+from iml4e.engines import embedding, local
 
 def probe():
     from iml4e import registry, serving
 
-@dsl.component(embedded_artifact_path=steps.packed([probe]), install_kfp_package=False, base_image="python")
+@dsl.component(embedded_artifact_path=embedding.packed([probe]), install_kfp_package=False, base_image="python")
 def whence() -> str:
     import iml4e
     from iml4e import registry, serving

@@ -159,6 +159,8 @@ def supervise(args: argparse.Namespace, listener: socket.socket) -> int:
         time.sleep(1)  # a model that dies at once must not burn the CPU
         if not stopping:
             start(slot)
+    for number in stop:  # a second SIGTERM while Python shuts down would be the exit code
+        signal.signal(number, signal.SIG_IGN)
     return exit_code
 
 

@@ -471,7 +471,7 @@ def describe(schema: Schema | None, prefix: str) -> list[dict[str, Any]]:
                     parameters["content_type"] = "base64"
                 elif spec.type == DataType.datetime:
                     parameters["content_type"] = "datetime"
-            elif datatype == "BYTES" and not _is_list_of_text(spec.type):
+            elif datatype == "BYTES" and not _is_list_of_scalars(spec.type):
                 parameters["content_type"] = "json"
             if not spec.required:
                 parameters["optional"] = True
@@ -489,7 +489,7 @@ def _v2_type(kind: Any) -> tuple[str, list[int]]:
     return "BYTES", [-1]
 
 
-def _is_list_of_text(kind: Any) -> bool:
+def _is_list_of_scalars(kind: Any) -> bool:
     while isinstance(kind, Array):
         kind = kind.dtype
     return isinstance(kind, DataType)
@@ -783,28 +783,25 @@ def _tensor(tensor: Any, what: str, binary: memoryview | None, offset: int) -> t
         return Tensor(name, shape, datatype, values, datatype == "BYTES"), end
     data = tensor["data"]
     if list in set(map(type, data)):
-        nested, data = [], data
-        while data and set(map(type, data)) == {list}:
-            nested.append(len(data))
-            if len(set(map(len, data))) > 1:
-                raise InvalidInput(f"input {name!r} has lists of unequal lengths: needs lists of equal lengths")
-            if len(data) == 1 or data[0]:
-                data = list(chain.from_iterable(data))
-            if len(nested) > len(shape):
-                break
-        lengths = []
-        total = 1
-        for length in nested:
-            lengths.append(length // total)
-            total = length
-        if (*lengths, len(data) // total if total else 0) != tuple(shape):
-            found = [*lengths, len(data) // total if total else 0]
-            raise InvalidInput(f"input {name!r} has shape {shape} but data nested as {found}")
+        nested, data = flattened(data)
+        if list in set(map(type, data)):
+            raise InvalidInput(f"input {name!r} has lists of unequal lengths: needs lists of equal lengths")
+        if nested != shape:
+            raise InvalidInput(f"input {name!r} has shape {shape} but data nested as {nested}")
     if len(data) != count:
         raise InvalidInput(f"input {name!r} has shape {shape} but {len(data)} values")
     if not data:
         raise InvalidInput(f"input {name!r} is empty")
     return Tensor(name, shape, datatype, _checked(name, datatype, data)), offset
+
+
+def flattened(values: list[Any]) -> tuple[list[int], list[Any]]:
+    """Return shape and items of nested lists; where lengths differ, the items are lists themselves."""
+    shape, flat = [len(values)], values
+    while flat and all(isinstance(item, list) for item in flat) and len(set(map(len, flat))) == 1 and flat[0]:
+        shape.append(len(flat[0]))
+        flat = list(chain.from_iterable(flat))
+    return shape, flat
 
 
 def _checked(name: str, datatype: str, data: list[Any]) -> list[Any]:

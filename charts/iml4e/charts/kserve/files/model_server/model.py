@@ -67,11 +67,11 @@ class Model:
             self.version = version or metadata.model_uuid or ""
             schema, params = metadata.get_input_schema(), metadata.get_params_schema()
             self.output_schema = metadata.get_output_schema()
-            hints = _call(metadata, "_is_signature_from_type_hint")
+            hints = _says(metadata, "_is_signature_from_type_hint")
             self.signature = signature_of(schema, params, from_type_hints=hints)
             # What `inputs` returns has the signature's types already. Where MLflow does more than to check them
             # (type hints), or calls the model by another name, its own `predict` is the way.
-            direct = not hints and not _call(metadata, "_is_type_hint_from_example") and schema is not None
+            direct = not hints and not _says(metadata, "_is_type_hint_from_example") and schema is not None
             self._function = getattr(self._model, "_predict_fn", None) if direct else None
             if self._function:
                 # `**params`, as in the pipelines of scikit-learn, means something else
@@ -283,7 +283,7 @@ def _varied(example: Any, count: int) -> Any:
     return None
 
 
-def _call(metadata: Any, name: str) -> bool:
+def _says(metadata: Any, name: str) -> bool:
     """Ask a question that only newer versions of MLflow know."""
     return bool(getattr(metadata, name, bool)())
 

@@ -18,7 +18,7 @@ import pandas as pd
 from mlflow.types import Schema
 
 from . import InvalidInput
-from .inputs import NUMPY_TO_V2, Request, describe
+from .inputs import NUMPY_TO_V2, Request, describe, flattened
 
 #: Items of a prediction that is a generator.
 MAX_ITEMS = 1_000_000
@@ -209,7 +209,7 @@ def _tensor(column: Any) -> tuple[str, list[int], list[Any], dict[str, Any]]:
     values = plain(column)
     if isinstance(column, pd.Series) and column.dtype in NUMPY_TO_V2 and column.dtype.kind != "O":
         return NUMPY_TO_V2[column.dtype], [len(values)], values, {}
-    shape, flat = _shape(values)
+    shape, flat = flattened(values) if isinstance(values, list) else ([1], [values])
     kinds = set(map(type, flat)) - {type(None)}
     if kinds <= {bool} and kinds:
         return "BOOL", shape, flat, {}
@@ -226,17 +226,6 @@ def _tensor(column: Any) -> tuple[str, list[int], list[Any], dict[str, Any]]:
         return "BYTES", shape, flat, {"content_type": "base64"} if encoded else {}
     rows = values if isinstance(values, list) else [values]
     return "BYTES", [len(rows)], [json.dumps(row, ensure_ascii=False) for row in rows], {"content_type": "json"}
-
-
-def _shape(values: Any) -> tuple[list[int], list[Any]]:
-    """Return shape and items of nested lists; of ragged ones only the outermost list counts."""
-    if not isinstance(values, list):
-        return [1], [values]
-    shape, flat = [len(values)], values
-    while flat and all(isinstance(item, list) for item in flat) and len({len(item) for item in flat}) == 1 and flat[0]:
-        shape.append(len(flat[0]))
-        flat = [inner for item in flat for inner in item]
-    return shape, flat
 
 
 def _binary(name: str, datatype: str, data: list[Any]) -> bytes:
