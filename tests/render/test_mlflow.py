@@ -5,7 +5,9 @@ from __future__ import annotations
 from fnmatch import fnmatch
 from typing import Any
 
-from support.helm import render
+import pytest
+
+from support.helm import CHART, render
 from support.objects import find, pod_template
 
 
@@ -21,8 +23,12 @@ def server(values: dict[str, Any] | None = None) -> dict[str, Any]:
 
 def hosts(values: dict[str, Any] | None = None) -> set[str]:
     """Host names that it answers to."""
-    flag = next(word for word in server(values)["command"] if word.startswith("--allowed-hosts="))
-    return set(flag.removeprefix("--allowed-hosts=").split(","))
+    return set(variables(values)["MLFLOW_SERVER_ALLOWED_HOSTS"].split(","))
+
+
+def variables(values: dict[str, Any] | None = None) -> dict[str, str]:
+    """Environment of the server, without what comes from Secrets."""
+    return {variable["name"]: variable["value"] for variable in server(values)["env"] if "value" in variable}
 
 
 def test_schema_is_migrated_before_the_server_starts() -> None:
@@ -52,8 +58,37 @@ def test_not_every_host_is_allowed() -> None:
 
 def test_artifacts_go_through_it_into_its_bucket() -> None:
     values = {"global": {"s3": {"buckets": {"datasets": "data", "mlflow": "a-bucket", "pipelines": "steps"}}}}
-    assert "--artifacts-destination=s3://a-bucket" in server(values)["command"]
-    assert "--serve-artifacts" in server()["command"]
+    assert variables(values)["_MLFLOW_SERVER_ARTIFACT_DESTINATION"] == "s3://a-bucket"
+    assert variables()["_MLFLOW_SERVER_SERVE_ARTIFACTS"] == "true"
+
+
+def test_limits_of_bodies_reach_the_server_as_plain_numbers() -> None:
+    """Helm makes 1.6e+07 of a large number."""
+    assert variables()["MAX_BODY_BYTES"] == "16777216"
+    assert variables({"mlflow": {"maxBodyBytes": 67108864, "maxUploads": 5}})["MAX_UPLOADS"] == "5"
+    assert variables({"mlflow": {"maxBodyBytes": 67108864}})["MAX_BODY_BYTES"] == "67108864"
+
+
+def test_a_changed_program_replaces_the_pod() -> None:
+    folder = CHART / "charts" / "mlflow" / "files"
+    template = pod_template(find(render("laptop"), "Deployment", "iml4e-mlflow"))
+    kept = find(render("laptop"), "ConfigMap", "iml4e-mlflow")["data"]
+    assert kept == {path.name: path.read_text() for path in folder.iterdir()}
+    assert template["metadata"]["annotations"]["checksum/config"]
+
+
+@pytest.mark.parametrize("reachable", [True, False])
+def test_signed_urls_are_for_clients_that_can_reach_the_store(reachable: bool) -> None:
+    rules = find(render("laptop", {"mlflow": {"route": {"signedUrls": reachable}}}), "HTTPRoute", "iml4e-mlflow")[
+        "spec"
+    ]["rules"]
+    rewritten = {match["path"]["value"] for rule in rules if rule.get("filters") for match in rule["matches"]}
+    offers = {
+        "/mlflow/api/3.0/mlflow/server-info",
+        "/mlflow/api/2.0/mlflow-artifacts/mpu",
+        "/mlflow/api/2.0/mlflow-artifacts/presigned",
+    }
+    assert rewritten == (set() if reachable else offers)
 
 
 def test_an_external_database_is_used_as_named() -> None:
@@ -62,9 +97,8 @@ def test_an_external_database_is_used_as_named() -> None:
         "global": {"database": {"host": "db.example.com", "port": 3307}},
         "mlflow": {"database": {"existingSecret": "my-db"}},
     }
-    addresses = [
-        v["value"] for c in (pod(values)["initContainers"][0], server(values)) for v in c["env"] if "URI" in v["name"]
-    ]
+    containers = (pod(values)["initContainers"][0], server(values))
+    addresses = [v["value"] for c in containers for v in c["env"] if v["name"] == "MLFLOW_BACKEND_STORE_URI"]
     assert len(addresses) == 2
     assert all("@db.example.com:3307/" in address for address in addresses)
     assert "my-db" in str(server(values))
