@@ -70,7 +70,8 @@ def store_error(failure: ClientError | BotoCoreError, path: str) -> Response:
     if status == 416:
         return error(416, "INVALID_PARAMETER_VALUE", f"The artifact at {path} is shorter than the range asked for.")
     log.error("the S3 store refuses %s: %s (%s)", path, said, code)
-    if status == 507 or "Full" in code or "Quota" in code:
+    # MinIO tells a full disk by an internal error, and a full bucket by one of several codes
+    if status == 507 or "Full" in code or "Quota" in code or "no space left" in said:
         message = f"The artifact store is full and kept nothing of {path}. Ask the administrator for space: {said}"
         return error(507, "RESOURCE_EXHAUSTED", message)
     if status >= 500 or code in ("SlowDown", "RequestTimeout"):
