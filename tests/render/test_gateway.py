@@ -61,18 +61,6 @@ def test_tls_opens_a_second_listener() -> None:
     assert {port["port"] for port in find(objects, "Service", "iml4e-gateway")["spec"]["ports"]} == {80, 443}
 
 
-def test_only_named_proxies_are_believed() -> None:
-    """What says that the browser's own connection has TLS, when a proxy ends it."""
-    flag = "forwardedheaders.trustedips"
-    assert flag not in str(find(render("laptop"), "Deployment", "iml4e-gateway"))
-    values = {"trustedProxies": ["10.0.0.0/8", "fd00::1"], "tls": {"enabled": True, "secretName": "front-door"}}
-    pod = pod_template(find(render("laptop", {"gateway": values}), "Deployment", "iml4e-gateway"))["spec"]
-    arguments = [each for each in pod["containers"][0]["args"] if flag in each]
-    assert arguments == [f"--entrypoints.{name}.{flag}=10.0.0.0/8,fd00::1" for name in ("web", "websecure")]
-    with pytest.raises(HelmError, match="trustedProxies"):
-        render("laptop", {"gateway": {"trustedProxies": ["proxy.example.com"]}})
-
-
 def test_pods_of_a_larger_front_door_do_not_go_all_at_once() -> None:
     assert of_kind(render("laptop"), "PodDisruptionBudget") == []
     objects = render("laptop", {"gateway": {"replicas": 2}})
