@@ -73,13 +73,15 @@ def test_a_page_that_opens_works(front_door: FrontDoor, values: dict[str, Any], 
 
 def test_the_public_address_works_as_browsers_write_it(front_door: FrontDoor, values: dict[str, Any]) -> None:
     """Browsers leave out a default port and write names in lower case; people and proxies do not."""
-    host = urlsplit(values["global"]["publicUrl"]).hostname
+    url = urlsplit(values["global"]["publicUrl"])
+    host = url.hostname
     for asked in (host, host.upper(), f"{host}:80", f"{host}:8443"):
         for scheme in ("http", "https"):
             assert front_door.get("/mlflow/", headers={"Host": asked}).status_code == 200
             assert write(front_door, asked, f"{scheme}://{asked}").status_code == 200, (asked, scheme)
     # a proxy that changes the header Host
-    assert write(front_door, "10.0.0.5:30080", values["global"]["publicUrl"].rstrip("/")).status_code == 200
+    port = f":{url.port}" if url.port not in (None, 80, 443) else ""
+    assert write(front_door, "10.0.0.5:30080", f"{url.scheme}://{host}{port}").status_code == 200
 
 
 @pytest.mark.parametrize("host", FOREIGN)
@@ -106,6 +108,16 @@ def test_a_foreign_host_cannot_be_scraped_by_its_name(cluster: Cluster) -> None:
             for host in ("198.18.0.77:5000", "[fd00::1]:5000", "10.evil.example.com:5000")
         }
     assert list(codes.values()) == [200, 200, 403], codes
+
+
+def test_a_foreign_page_cannot_read_metrics(front_door: FrontDoor, values: dict[str, Any]) -> None:
+    if not values["prometheus"]["enabled"]:
+        pytest.skip("prometheus is off in this release")
+    path = "/prometheus/api/v1/query?query=up"
+    for origin in ("http://evil.example.com", f"{values['global']['publicUrl']}.evil.example.com"):
+        answer = front_door.get(path, headers={"Origin": origin})
+        assert answer.status_code == 200
+        assert answer.headers.get("Access-Control-Allow-Origin") not in ("*", origin)
 
 
 def test_models_answer_under_any_name_and_only_to_pages_of_their_own(front_door: FrontDoor, wine: Model) -> None:
