@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatch
 from typing import Any
 
 import pytest
+from mlflow.server.security_utils import is_allowed_host_header
+from sqlalchemy.engine import make_url
 
-from support.helm import CHART, render
+from support.helm import CHART, HelmError, render
 from support.objects import find, pod_template
 
 
@@ -36,24 +37,79 @@ def test_schema_is_migrated_before_the_server_starts() -> None:
     assert pod()["initContainers"][0]["image"] == server()["image"], "the migration is the server's own"
 
 
-def test_names_inside_the_cluster_and_the_front_door_are_allowed() -> None:
-    assert {"iml4e-mlflow:*", "iml4e-mlflow.iml4e.svc:*", "iml4e-mlflow.iml4e.svc.cluster.local:*"} <= hosts()
-    assert {"localhost:*", "127.0.0.1:*"} & hosts()
+def allowed(host: str, values: dict[str, Any] | None = None) -> bool:
+    """Whether it answers to a host name, by MLflow's own rule."""
+    return is_allowed_host_header(list(hosts(values)), host)
 
 
-def test_both_ip_families_are_served() -> None:
-    """An empty host is every address; `::` would be IPv6 alone."""
-    assert "--host=" in server()["command"]
-    assert any(fnmatch("[fd00::1]:5000", pattern) for pattern in hosts())
+def test_names_inside_the_cluster_are_allowed() -> None:
+    for name in ("iml4e-mlflow", "iml4e-gateway"):
+        for host in (name, f"{name}.iml4e", f"{name}.iml4e.svc", f"{name}.iml4e.svc.cluster.local"):
+            assert allowed(host)
+            assert allowed(f"{host}:5000")
 
 
-def test_public_address_is_allowed() -> None:
-    assert "ml.example.com" in hosts({"global": {"publicUrl": "https://ml.example.com"}})
+def test_addresses_are_allowed_and_names_that_look_like_them_are_not() -> None:
+    """Prometheus scrapes by address, people open by address; only a name can be rebound to another address."""
+    assert "--host=" in server()["command"], "every address of both IP families; `::` would be IPv6 alone"
+    for host in ("10.0.0.5", "172.31.255.1", "203.0.113.77", "127.0.0.1", "[fd00::1]", "[::1]", "localhost"):
+        assert allowed(host), host
+        assert allowed(f"{host}:5000"), host
+    for host in ("10.evil.com", "192.168.1.evil.com", "evil.com", "localhost.evil.com", "1.2.3.4.evil.com:80", ""):
+        assert not allowed(host), host
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "origin"),
+    [
+        ("https://ml.example.com", "ml.example.com", "https://ml.example.com"),
+        ("http://ml.example.com:80", "ml.example.com", "http://ml.example.com"),
+        ("https://ml.example.com:443", "ml.example.com", "https://ml.example.com"),
+        ("http://ml.example.com:443", "ml.example.com:443", "http://ml.example.com:443"),
+        ("http://ML.Example.com:8080", "ml.example.com:8080", "http://ml.example.com:8080"),
+        ("https://ml.example.com/tools/ml", "ml.example.com", "https://ml.example.com"),
+        ("http://[fd00::1]:30080", "[fd00::1]:30080", "http://[fd00::1]:30080"),
+        ("http://192.168.1.20:30080", "192.168.1.20:30080", "http://192.168.1.20:30080"),
+    ],
+)
+def test_the_public_address_is_allowed_as_browsers_send_it(url: str, host: str, origin: str) -> None:
+    values = {"global": {"publicUrl": url}}
+    assert allowed(host, values)
+    assert variables(values)["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"] == origin
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://ml.example.com/", "ml.example.com", "ftp://ml.example.com", "http://", "http:///mlflow", "http://a b",
+        "http://ann:secret@ml.example.com", "http://ml.example.com?x", "http://ml.example.com/a//b", "http://ml.example.com:http",
+        "http://[fd00::1", "http://größe.example.com",
+    ],
+)  # fmt: skip
+def test_a_public_address_that_browsers_cannot_have_is_refused(url: str) -> None:
+    with pytest.raises(HelmError, match="publicUrl"):
+        render("laptop", {"global": {"publicUrl": url}})
+
+
+def test_more_host_names_are_allowed() -> None:
+    values = {"mlflow": {"allowedHosts": ["ML.internal", "*.example.com", "other.example.org:8080"]}}
+    for host in ("ml.internal", "ml.internal:30080", "a.example.com", "a.example.com:1", "other.example.org:8080"):
+        assert allowed(host, values), host
+    assert not allowed("other.example.org", values)
+    with pytest.raises(HelmError, match="allowedHosts"):
+        render("laptop", {"mlflow": {"allowedHosts": ["http://ml.internal"]}})
 
 
 def test_not_every_host_is_allowed() -> None:
     """Else any web page could talk to it through its reader's browser."""
     assert "*" not in hosts()
+
+
+def test_writers_at_once_see_what_others_have_written() -> None:
+    """By SQLAlchemy's own reading of the address; and there is a connection for each of the ten threads, and a second one."""
+    address = make_url(variables()["MLFLOW_BACKEND_STORE_URI"].replace("$(", "").replace(")", ""))
+    assert address.query["init_command"] == "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED"
+    assert 5 + int(variables()["MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW"]) >= 2 * 10
 
 
 def test_artifacts_go_through_it_into_its_bucket() -> None:
