@@ -30,6 +30,8 @@ PAGE = 50
 """Runs of one answer: the API server reads half a megabyte for each."""
 SCHEMA = 10
 """Version of ML Metadata's tables that the statements below are written for."""
+NOT_FOUND = 5
+"""What the API server says where it knows no such thing."""
 GIVE_UP = 20
 """Failures after which something is wrong with more than one run."""
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -68,23 +70,29 @@ class Pipelines:
     url: str
     session: requests.Session = field(default_factory=requests.Session)
 
-    def ask(self, method: str, path: str, **parameters: Any) -> requests.Response:
-        """Call the API; an error carries the server's own words."""
+    def ask(self, method: str, path: str, **parameters: Any) -> Run | None:
+        """Call the API; None where it knows no such thing. An error carries the server's own words."""
         answer = self.session.request(method, f"{self.url}/apis/v2beta1/{path}", params=parameters, timeout=60)
-        if answer.status_code >= HTTPStatus.BAD_REQUEST and answer.status_code != HTTPStatus.NOT_FOUND:
-            raise requests.HTTPError(f"{method} {path}: {answer.status_code} {answer.text[:300]}")
-        return answer
+        try:
+            body = answer.json()
+        except ValueError:
+            body = {}
+        # not any 404: from another server all runs would seem to be gone
+        if answer.status_code == HTTPStatus.NOT_FOUND and body.get("code") == NOT_FOUND:
+            return None
+        if not answer.ok:
+            raise requests.HTTPError(f"{method} {answer.url}: {answer.status_code} {answer.text[:300]}")
+        return body
 
     def run(self, run: str) -> Run | None:
         """A run; None if there is none."""
-        answer = self.ask("GET", f"runs/{quote(run)}")
-        return answer.json() if answer.ok else None
+        return self.ask("GET", f"runs/{quote(run)}")
 
     def runs(self) -> Iterator[Run]:
         """All runs, the oldest first."""
         token = ""
         while True:
-            page = self.ask("GET", "runs", page_size=PAGE, page_token=token, sort_by="created_at asc").json()
+            page = self.ask("GET", "runs", page_size=PAGE, page_token=token, sort_by="created_at asc") or {}
             yield from page.get("runs", [])
             if not (token := page.get("next_page_token", "")):
                 return
@@ -243,26 +251,25 @@ class Retention:
 
     def runs(self) -> None:
         """Delete the runs that are due."""
-        due = []
+        due = {}
         for run in self.pipelines.runs():
             if began(run, "created_at") > self.oldest:
                 break  # those that follow began later
             self.stays.add(run["run_id"])
             self.told["running"] += run.get("state") not in ENDED
-            if self.due(run):
-                due.append(run["run_id"])
-        for run in due:
-            self.attempt(f"run {run}", lambda run=run: self.delete(run))
+            if why := self.due(run):
+                due[run["run_id"]] = f"{run['display_name']}; {why}"
+        for run, what in due.items():
+            self.attempt(f"run {run}", lambda run=run, what=what: self.delete(run, what))
 
-    def delete(self, run: str) -> None:
+    def delete(self, run: str, what: str) -> None:
         """Delete a run, if that is still right: somebody may have retried or restored it meanwhile."""
-        now = self.pipelines.run(run)
-        why = self.due(now) if now else ""
-        if now and not why:
-            return
-        if now and not self.bucket.dry_run:
+        if not self.bucket.dry_run:
+            now = self.pipelines.run(run)
+            if now and not self.due(now):
+                return
             self.pipelines.delete(run)
-        say(f"run {run} ({now['display_name'] if now else 'gone already'}; {why}) {self.verb}")
+        say(f"run {run} ({what}) {self.verb}")
         self.told["run"] += 1
         self.stays.discard(run)
 
