@@ -310,8 +310,10 @@ class Retention:
             self.lineage.database.rollback()
             say(f"{what} cannot be deleted: {reason(error)}")
             self.told["failure"] += 1
-            if self.told["failure"] >= GIVE_UP:
-                sys.exit(f"retention: {GIVE_UP} failures, the last one above: given up. {self.sum()}")
+            # with the connection the lock went
+            lost = getattr(error, "connection_invalidated", False)
+            if lost or self.told["failure"] >= GIVE_UP:
+                sys.exit(f"retention: given up, the next pass goes on. {self.sum()}")
 
     def sum(self) -> str:
         """What was deleted, in a line."""
