@@ -215,3 +215,12 @@ def test_old_runs_go_with_artifacts_and_lineage_and_nothing_else(
     assert running.state() in ("PENDING", "RUNNING")
     for run in (running, again):
         kubeflow.client.delete_run(run.id)
+
+
+@pytest.mark.disruptive
+def test_a_look_up_in_the_cache_does_not_read_all_steps_of_all_runs(
+    cluster: Cluster, kubeflow: Kubeflow, sql: Callable[[str], str]
+) -> None:
+    """Kubeflow Pipelines makes no index for it: two seconds a step at ten thousand runs. A start of the database does."""
+    cluster.replace("app.kubernetes.io/name=mariadb")
+    assert "iml4e_fingerprint" in sql("EXPLAIN SELECT * FROM mlpipeline.tasks WHERE Fingerprint = 'unknown'")
