@@ -223,4 +223,6 @@ def test_a_look_up_in_the_cache_does_not_read_all_steps_of_all_runs(
 ) -> None:
     """Kubeflow Pipelines makes no index for it: two seconds a step at ten thousand runs. A start of the database does."""
     cluster.replace("app.kubernetes.io/name=mariadb")
+    # whose connections ended with it
+    cluster.wait("the API server to answer again", lambda: kubeflow.get("apis/v2beta1/experiments").ok, 120)
     assert "iml4e_fingerprint" in sql("EXPLAIN SELECT * FROM mlpipeline.tasks WHERE Fingerprint = 'unknown'")
