@@ -28,7 +28,15 @@ with mock.patch.dict(os.environ, ENVIRONMENT):
     import middleware as app
 
 
-def ask(middleware: Any, headers: dict[str, str], *body: bytes, kind: str = "http") -> list[dict[str, Any]]:
+def ask(
+    middleware: Any,
+    headers: dict[str, str],
+    *body: bytes,
+    kind: str = "http",
+    method: str = "POST",
+    path: str = "/",
+    query: bytes = b"",
+) -> list[dict[str, Any]]:
     """Send a request, its body in parts; return the messages of the answer."""
     sent: list[dict[str, Any]] = []
     parts = [{"type": "http.request", "body": part, "more_body": True} for part in body]
@@ -42,7 +50,7 @@ def ask(middleware: Any, headers: dict[str, str], *body: bytes, kind: str = "htt
         sent.append(message)
 
     raw = [(key.lower().encode(), value.encode()) for key, value in headers.items()]
-    scope = {"type": kind, "method": "POST", "path": "/mlflow/api", "query_string": b"", "headers": raw}
+    scope = {"type": kind, "method": method, "path": path, "query_string": query, "headers": raw}
     asyncio.run(middleware(scope, receive, send))
     return sent
 
@@ -203,6 +211,36 @@ def test_bodies_have_a_limit_however_they_are_sent(headers: dict[str, str], size
     else:
         assert (status, server.bodies) == (413, [])
         assert "mlflow.maxBodyBytes" in answer["message"]
+
+
+@pytest.mark.parametrize(
+    ("method", "query", "body", "seen"),
+    [
+        ("POST", b"", b'{"max_results": 50000, "filter": "\xc3\xa4"}', {"max_results": 1000, "filter": "ä"}),
+        ("POST", b"", b'{"max_results": 7}', {"max_results": 7}),
+        ("POST", b"", b"{}", {}),
+        ("POST", b"", b"[1", None),
+        ("GET", b"max_results=200000&filter=a%3D%27b%27", b"", b"max_results=1000&filter=a%3D%27b%27"),
+        ("GET", b"filter=x&max_results=5", b"", b"filter=x&max_results=5"),
+        ("GET", b"", b"", b""),
+    ],
+)
+def test_answers_have_a_limit(method: str, query: bytes, body: bytes, seen: Any) -> None:
+    got: dict[str, Any] = {}
+
+    async def inner(scope: Any, receive: Any, _send: Any) -> None:
+        got["query"] = scope["query_string"]
+        got["body"] = (await receive())["body"]
+        length = dict(scope["headers"])[b"content-length"]
+        assert int(length) == len(got["body"])
+
+    ask(app.Pages(inner), {"Content-Length": str(len(body))}, body, method=method, path="/x/runs/search", query=query)
+    if method == "GET":
+        assert got["query"] == seen
+    elif seen is None:
+        assert got["body"] == body
+    else:
+        assert json.loads(got["body"]) == seen
 
 
 MINIO = "We encountered an internal error, please try again."

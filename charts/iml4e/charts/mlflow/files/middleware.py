@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext, suppress
 from typing import Any
+from urllib.parse import parse_qsl
 
 from anyio import Lock, Semaphore, move_on_after, to_thread
 from artifacts import ARTIFACTS, STALL, drain, error
@@ -16,6 +20,10 @@ SMALL_BODY = 2**20
 """Bytes of a request body that needs no turn."""
 MAX_BODY = int(os.environ["MAX_BODY_BYTES"])
 """Bytes of a request body, other than an artifact."""
+SMALL_PAGE = 200
+"""Results of a search that needs no turn."""
+LARGEST_PAGE = 1000
+"""Results of an answer; MLflow itself allows 50,000 runs, and 200,000 model versions."""
 DUPLICATE = b'{"error_code": "BAD_REQUEST", "message": "(pymysql.err.IntegrityError) (1062, '
 """How an answer begins that is a duplicate key in the database's own words; 1062 is MySQL's number of it."""
 TRIES = 4
@@ -86,6 +94,41 @@ class Again:
                 break
         for message in held:
             await send(message)
+
+
+class Pages:
+    """Bounds the memory that answers take: at most a thousand results in one, and large ones one at a time.
+
+    A run in an answer takes 40 kB of memory. MLflow's clients go on by the token of the next page, however many results came.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+        self.turn = Lock()
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        """Lower `max_results` of a search; let one large search or metric history at a time through."""
+        path, body = scope.get("path", ""), b""
+        if scope["type"] != "http" or not path.endswith(("/search", "/metrics/get-history")):
+            await self.app(scope, receive, send)
+            return
+        asked: dict[str, Any] = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
+        if scope["method"] == "POST":
+            body = await Request(scope, receive).body()
+            with suppress(ValueError):
+                content = json.loads(body)
+                asked = content if isinstance(content, dict) else {}
+        wanted = str(asked.get("max_results", ""))
+        count = int(wanted) if wanted.isdigit() else LARGEST_PAGE
+        if count > LARGEST_PAGE and body:
+            body = json.dumps({**asked, "max_results": LARGEST_PAGE}).encode()
+            headers = [(key, value) for key, value in scope["headers"] if key != b"content-length"]
+            scope = {**scope, "headers": [*headers, (b"content-length", str(len(body)).encode())]}
+        elif count > LARGEST_PAGE:
+            query = re.sub(rb"(^|&)max_results=[0-9]+", rb"\g<1>max_results=%d" % LARGEST_PAGE, scope["query_string"])
+            scope = {**scope, "query_string": query}
+        async with self.turn if count > SMALL_PAGE else nullcontext():
+            await self.app(scope, replay(body, receive) if scope["method"] == "POST" else receive, send)
 
 
 class Bodies:
