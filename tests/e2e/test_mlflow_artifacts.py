@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import mlflow
 import pytest
 import requests
 
@@ -270,3 +271,30 @@ def test_a_silent_upload_does_not_keep_others_out(front_door: FrontDoor, folder:
         for connection in silent:
             connection.close()
     assert threading.active_count() < 100
+
+
+def test_long_history_of_a_metric_is_whole_and_leaves_memory_flat(
+    front_door: FrontDoor, run: str, peak: Callable[[], int]
+) -> None:
+    """MLflow has 2.5 kB of memory for each point that is in one answer of its own."""
+    points = [mlflow.entities.Metric("loss", float(step), step, step) for step in range(45_000)]
+    batches = [points[start : start + 1000] for start in range(0, len(points), 1000)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda batch: front_door.mlflow.log_batch(run, metrics=batch), batches))
+    before = peak()
+    history = front_door.mlflow.get_metric_history(run, "loss")
+    assert [point.step for point in history] == list(range(45_000))
+    assert front_door.mlflow.get_metric_history(run, "no such metric") == []
+    assert peak() - before < 80 * MIB
+
+
+def test_long_lists_come_in_pages(front_door: FrontDoor, folder: str, run: str) -> None:
+    """One answer with 50,000 runs would take 2 GB."""
+    client, experiment = front_door.mlflow, front_door.mlflow.get_run(run).info.experiment_id
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: client.create_run(experiment), range(1010)))
+    asked = {"experiment_ids": [experiment], "max_results": 50_000}
+    answer = requests.post(f"{front_door.url}/mlflow/api/2.0/mlflow/runs/search", json=asked, timeout=60).json()
+    assert len(answer["runs"]) == 1000
+    assert answer["next_page_token"]
+    assert len(mlflow.search_runs([experiment], output_format="list")) == 1011

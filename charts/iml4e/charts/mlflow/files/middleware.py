@@ -7,8 +7,9 @@ import os
 import re
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext, suppress
+from http import HTTPStatus
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlencode
 
 from anyio import Lock, Semaphore, move_on_after, to_thread
 from artifacts import ARTIFACTS, STALL, drain, error
@@ -24,6 +25,8 @@ SMALL_PAGE = 200
 """Results of a search that needs no turn."""
 LARGEST_PAGE = 1000
 """Results of an answer; MLflow itself allows 50,000 runs, and 200,000 model versions."""
+HISTORY_PAGE = 20_000
+"""Points of a metric that are in memory."""
 DUPLICATE = b'{"error_code": "BAD_REQUEST", "message": "(pymysql.err.IntegrityError) (1062, '
 """How an answer begins that is a duplicate key in the database's own words; 1062 is MySQL's number of it."""
 TRIES = 4
@@ -107,9 +110,9 @@ class Pages:
         self.turn = Lock()
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
-        """Lower `max_results` of a search; let one large search or metric history at a time through."""
-        path, body = scope.get("path", ""), b""
-        if scope["type"] != "http" or not path.endswith(("/search", "/metrics/get-history")):
+        """Lower `max_results` of a search; let one large search at a time through."""
+        body = b""
+        if scope["type"] != "http" or not scope["path"].endswith("/search"):
             await self.app(scope, receive, send)
             return
         asked: dict[str, Any] = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
@@ -129,6 +132,58 @@ class Pages:
             scope = {**scope, "query_string": query}
         async with self.turn if count > SMALL_PAGE else nullcontext():
             await self.app(scope, replay(body, receive) if scope["method"] == "POST" else receive, send)
+
+
+class Histories:
+    """Bounds the memory that the history of a metric takes: MLflow is asked for it in pages, which are sent as one answer.
+
+    MLflow's client asks for all points at once, and each takes 2.5 kB of memory.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+        self.turn = Lock()
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        """Answer with all points of a metric; leave requests that name a page to MLflow."""
+        whole = scope["type"] == "http" and scope["method"] == "GET" and scope["path"].endswith("/metrics/get-history")
+        if not whole or b"max_results=" in scope["query_string"]:
+            await self.app(scope, receive, send)
+            return
+        token, begun = "", False
+        while True:
+            asked = urlencode({"max_results": HISTORY_PAGE, **({"page_token": token} if token else {})}).encode()
+            page: list[dict[str, Any]] = []
+            async with self.turn:
+                query = {**scope, "query_string": scope["query_string"] + b"&" + asked}
+                await self.app(query, replay(b"", receive), keep(page))
+            start, content = page[0], b"".join(message.get("body", b"") for message in page)
+            if start["status"] != HTTPStatus.OK and not begun:
+                for message in page:
+                    await send(message)
+                return
+            # an error in the middle leaves the answer unfinished, which clients notice
+            answer = json.loads(content)
+            points = json.dumps(answer.get("metrics", []))[1:-1].encode()
+            if not begun:
+                headers = [(key, value) for key, value in start["headers"] if key != b"content-length"]
+                await send({**start, "headers": headers})
+                await send({"type": "http.response.body", "body": b'{"metrics": [' + points, "more_body": True})
+            elif points:
+                await send({"type": "http.response.body", "body": b", " + points, "more_body": True})
+            begun, token = True, answer.get("next_page_token", "")
+            if not token:
+                await send({"type": "http.response.body", "body": b"]}"})
+                return
+
+
+def keep(messages: list[dict[str, Any]]) -> Send:
+    """An answer that is kept instead of sent."""
+
+    async def send(message: dict[str, Any]) -> None:
+        messages.append(message)
+
+    return send
 
 
 class Bodies:

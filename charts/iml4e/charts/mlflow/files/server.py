@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from artifacts import Artifacts
-from middleware import Again, Bodies, Pages, SameOrigin
+from middleware import Again, Bodies, Histories, Pages, SameOrigin
 from mlflow.server import fastapi_app, fastapi_security
 
 
@@ -27,6 +27,6 @@ def create() -> Any:
     ]
     mount = app.router.routes[-1]
     mount.app = Artifacts(mount.app).router()
-    for middleware in (Again, Pages, Bodies, SameOrigin):
+    for middleware in (Again, Pages, Histories, Bodies, SameOrigin):
         app.add_middleware(middleware)
     return app
