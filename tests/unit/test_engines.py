@@ -3,11 +3,17 @@
 import http.server
 import io
 import json
+import os
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from kfp import dsl
+from mlflow import MlflowClient
 
 from iml4e.engines import StepFailed, kfp, last_sentence, local, own_words
 from pipelines.steps import step
@@ -81,6 +87,80 @@ def test_a_failed_step_ends_with_its_own_sentence() -> None:
 def test_a_step_that_says_nothing_ends_with_its_exit_code() -> None:
     with pytest.raises(StepFailed, match=r"^Step check failed: exit code 7$"):
         local.run(gate, {"accuracy": 3.0}, io.StringIO())
+
+
+@step()
+def fall(number: int) -> None:
+    """End by a signal."""
+    import os
+
+    os.kill(os.getpid(), number)
+
+
+@step()
+def track(marker: str, how: str) -> None:
+    """Open an MLflow run and leave it open."""
+    import os
+    import time
+    from pathlib import Path
+
+    import mlflow
+
+    run = mlflow.start_run()
+    Path(marker).write_text(run.info.run_id)
+    if how == "dies":
+        os._exit(7)
+    time.sleep(600)
+
+
+@dsl.pipeline(name="fall")
+def falling(number: int) -> None:
+    """One step."""
+    fall(number=number)
+
+
+@dsl.pipeline(name="track")
+def tracked(marker: str, how: str) -> None:
+    """One step."""
+    track(marker=marker, how=how)
+
+
+@dsl.pipeline(name="say")
+def said(path: str) -> None:
+    """One step."""
+    check(path=path, accuracy=1.0)
+
+
+def test_a_step_that_a_signal_ends_names_it() -> None:
+    with pytest.raises(StepFailed, match=r"^Step fall failed: ended by SIGSEGV \(exit code 139\)$"):
+        local.run(falling, {"number": 11}, io.StringIO())
+
+
+def test_a_value_that_is_too_large_for_a_step_is_to_be_an_artifact() -> None:
+    with pytest.raises(
+        StepFailed, match=r"its inputs are larger than the 128 KiB .* pass a large value as an artifact"
+    ):
+        local.run(said, {"path": "x" * 140_000}, io.StringIO())
+
+
+@pytest.mark.parametrize(("how", "status"), [("dies", "FAILED"), ("is interrupted", "KILLED")])
+def test_no_mlflow_run_stays_open_when_a_step_ends_badly(tmp_path: Path, how: str, status: str) -> None:
+    """In a process of its own, which gets the SIGTERM of a pod that is stopped."""
+    store, marker = f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "marker"
+    script = "import sys; from unit.test_engines import local, tracked; "
+    script += f"local.run(tracked, {{'marker': {str(marker)!r}, 'how': {how!r}}}, sys.stdout)"
+    env = {**os.environ, "MLFLOW_TRACKING_URI": store, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    while process.poll() is None and not (marker.exists() and marker.read_text()):
+        time.sleep(0.2)
+    if how == "is interrupted":
+        process.terminate()
+    told, _ = process.communicate(timeout=120)
+    assert process.returncode, told
+    mlflow = MlflowClient(store)
+    assert mlflow.get_run(marker.read_text()).info.status == status, told
 
 
 # what a pod of Kubeflow Pipelines 2.17 wrote
