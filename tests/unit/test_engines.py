@@ -132,7 +132,7 @@ def said(path: str) -> None:
 
 
 def test_a_step_that_a_signal_ends_names_it() -> None:
-    with pytest.raises(StepFailed, match=r"^Step fall failed: ended by SIGSEGV \(exit code 139\)$"):
+    with pytest.raises(StepFailed, match=r"^Step fall failed: ended by SIGSEGV \(exit code 139\)"):
         local.run(falling, {"number": 11}, io.StringIO())
 
 

@@ -120,7 +120,10 @@ def main() -> None:
     """Look at all runs that are open or failed lately, and end those that are over."""
     now = time.time()
     experiments = [e["experiment_id"] for e in pages("experiments/search", "experiments", {"max_results": 1000})]
-    filters = ("attributes.status = 'RUNNING'", f"attributes.status = 'FAILED' and attributes.end_time > {int(now - RECENT) * 1000}")
+    filters = (
+        "attributes.status = 'RUNNING'",
+        f"attributes.status = 'FAILED' and attributes.end_time > {int(now - RECENT) * 1000}",
+    )
     known: dict[str, Run] = {}
     pipelines: dict[str, dict[str, Any] | None] = {}
     count = 0
@@ -139,7 +142,10 @@ def main() -> None:
                         pipelines[mine] = None
                 status, end = verdict(run, pipelines[mine], now)
                 if status:
-                    ask(MLFLOW + "runs/update", {"run_id": run["info"]["run_id"], "status": status, "end_time": int(end * 1000)})
+                    ask(
+                        MLFLOW + "runs/update",
+                        {"run_id": run["info"]["run_id"], "status": status, "end_time": int(end * 1000)},
+                    )
                     how = pipelines[mine]["state"] if pipelines[mine] else "deleted"
                     print(f"run {run['info']['run_id']} is {status}: pipeline run {mine} is {how}", flush=True)
                     count += 1
@@ -150,4 +156,6 @@ if __name__ == "__main__":
     try:
         main()
     except OSError as error:
-        sys.exit(f"mlflow_runs: {getattr(error, 'url', None) or 'MLflow or Kubeflow Pipelines'} does not answer: {error}; the next Job tries again")
+        sys.exit(
+            f"mlflow_runs: {getattr(error, 'url', None) or 'MLflow or Kubeflow Pipelines'} does not answer: {error}; the next Job tries again"
+        )
