@@ -1,6 +1,7 @@
 """Runs a pipeline on Kubeflow Pipelines, each step a pod of its own, by its address at the gateway."""
 
 import contextlib
+import json
 import re
 import signal
 import sys
@@ -215,8 +216,8 @@ def _answering(host: str) -> Iterator[None]:
     try:
         yield
     except ApiException as error:
-        said = re.search(r'"error":\s*"([^"]+)', str(error.body))
-        reason = said[1] if said else f"{error.status} {error.reason}"
-        raise StepFailed(f"Kubeflow Pipelines at {host} refuses: {reason}") from None
+        said = re.search(r'"(?:error|message)":\s*"((?:[^"\\]|\\.)+)"', str(error.body))
+        reason = json.loads(f'"{said[1]}"') if said else f"{error.status} {error.reason}"
+        raise StepFailed(f"Kubeflow Pipelines at {host} refuses: {workflow.explain(reason)}") from None
     except HTTPError as error:
         raise StepFailed(f"Kubeflow Pipelines at {host} does not answer: {error}") from None

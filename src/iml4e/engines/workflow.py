@@ -155,9 +155,8 @@ def reason(pod: Pod, log: Iterable[str] = ()) -> str:
     """
     found = re.match(r"(?:([\w-]+): )?(\w+) \(exit code (\d+)\)(?:: (.*))?$", pod.message, re.DOTALL)
     text = "\n".join([found[4] or "" if found else pod.message, *log])
-    for pattern, whose in TOO_LARGE.items():
-        if re.search(pattern, text):
-            return too_large(whose)
+    if (told := explain(text)) != text:
+        return told
     if not found:
         known = {
             "Step exceeded its deadline": "the run was cancelled, or its time was up",
@@ -181,6 +180,11 @@ def reason(pod: Pod, log: Iterable[str] = ()) -> str:
         return last_sentence(lines)
     said = last_sentence(lines) if lines else ""
     return how(code) + (f": {said}" if said else "")
+
+
+def explain(text: str) -> str:
+    """Say what an error means that a too large value causes; any other text stays as it is."""
+    return next((too_large(whose) for pattern, whose in TOO_LARGE.items() if re.search(pattern, text)), text)
 
 
 def too_large(whose: str) -> str:
