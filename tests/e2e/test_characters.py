@@ -73,7 +73,7 @@ def tell(text: str, words: list, sizes: dict) -> str:
 
 @dsl.pipeline(name="e2e-characters", display_name="e2e 🍷", description="e2e 🍷")
 def talk(text: str, words: list, sizes: dict) -> None:
-    tell(text=say(text=text).output, words=words, sizes=sizes)
+    tell(text=say(text=text).outputs["Output"], words=words, sizes=sizes)
 
 
 @pytest.fixture(scope="module")

@@ -281,6 +281,13 @@ def test_the_job_logs_in_to_mlflow_as_the_server_does() -> None:
     assert variables("basic-auth") == {"MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"}
 
 
+def test_runs_queue_on_a_small_machine_and_wherever_it_is_asked_for() -> None:
+    assert controller_config(platform())["parallelism"] == 4
+    assert "parallelism" not in controller_config(platform({"runs": {"parallelism": 0}}))
+    everywhere = render("gpu-cluster", {"pipelines": {"enabled": True}})
+    assert "parallelism" not in controller_config(everywhere)
+
+
 def test_characters_of_four_bytes_reach_the_database_whatever_else_the_connection_has() -> None:
     assert server_config(platform())["DBConfig"]["MySQLConfig"]["ExtraParams"] == {"charset": "utf8mb4"}
     given = platform({"api": {"database": {"parameters": {"tls": "true"}}}})
