@@ -196,7 +196,6 @@ def test_later_runs_wait_in_a_queue_and_are_not_cancelled(
     if not places:
         pytest.skip("this release has no queue: pipelines.runs.parallelism is 0")
     monkeypatch.setattr(engine, "START_TIMEOUT", 5)
-    monkeypatch.setattr(engine, "RUN_TIMEOUT", 5)
     running = [kubeflow.submit(tracked, experiment=kubeflow.name, how=f"holds {number}") for number in range(places)]
     for run in running:
         run.pod("Running")
