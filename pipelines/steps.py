@@ -171,6 +171,8 @@ def deploy(model_name: str, version: str, namespace: str, timeout: int = 300) ->
 
     try:
         served = serving.deploy(model_name, version, namespace=namespace, timeout=timeout)
+    except serving.TookOverError:  # says nothing about this version
+        raise
     except iml4e.Error as error:
         registry.reject(model_name, version, f"not served: {error}")
         raise
@@ -212,10 +214,12 @@ def check(
     try:
         served = serving.check(endpoint, asked, wanted, version=version, namespace=namespace, timeout=timeout)
         prediction = {"predictions": served.ask().predict(asked[:1])}
+    except serving.TookOverError:  # says nothing about this version
+        raise
     except iml4e.Error as error:
-        now = serving.undo(endpoint, namespace=namespace)
+        now = serving.undo(endpoint, version=version, namespace=namespace)
         registry.reject(model_name, version, f"not served: {error}")
         raise iml4e.Error(f"{error}; {now}") from None
-    registry.crown(model_name, version)
+    serving.crown(endpoint, version, namespace=namespace)
     print(f"{len(rows)} rows through the gateway: all as the model itself predicts; version {version} is the champion")
     return json.dumps(prediction), served.curl(asked[:1])

@@ -1,5 +1,6 @@
 """What people see: steps with elapsed time, and failures in one sentence with the next thing to do."""
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -8,6 +9,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+from .paths import CACHE
 
 _started = time.monotonic()
 _print_lock = threading.Lock()
@@ -120,6 +123,29 @@ def wait_until(ready: Callable[[], bool], what: str, seconds: float, log: Path |
         time.sleep(0.5)
     where = f" The whole log is {log}." if log else ""
     raise Failure(f"{what} is not ready after {seconds:.0f} s.", (cure + where).strip(), tail(log) if log else "")
+
+
+def exclusively(body: Callable[[], None]) -> Callable[[], None]:
+    """A script's body of which one runs at a time on this machine: a second one would undo what the first has half done."""
+
+    def locked() -> None:
+        CACHE.mkdir(parents=True, exist_ok=True)
+        # ends with the process, however that ends
+        with (CACHE / "lock").open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise Failure(
+                    f"Another `make up` or `make down` runs on this machine, as process {file.read().strip()}.",
+                    "Wait until it has ended, then run the command again.",
+                ) from None
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            body()
+
+    return locked
 
 
 def main(body: Callable[[], None]) -> None:

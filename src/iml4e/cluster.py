@@ -122,10 +122,15 @@ class Cluster:
             "PATCH", path, thing, patch="application/apply-patch+yaml", fieldManager=MANAGER, force=flag
         )
 
-    def delete(self, kind: str, name: str) -> bool:
-        """Delete an object; False if there was none."""
+    def delete(self, kind: str, name: str, uid: str = "") -> bool:
+        """Delete an object, with `uid` only that very one; False if there was none.
+
+        Raises:
+            RefusedError: another of that name took its place (status 409), or it may not be deleted.
+        """
+        options = {"propagationPolicy": "Background"} | ({"preconditions": {"uid": uid}} if uid else {})
         try:
-            self.request("DELETE", self.path(kind, name), {"propagationPolicy": "Background"})
+            self.request("DELETE", self.path(kind, name), options)
         except RefusedError as error:
             if error.status != 404:
                 raise

@@ -267,19 +267,26 @@ def register(model_uri: str, name: str, gate: str, reason: str, dataset: str = "
 def crown(name: str, version: str) -> None:
     """Make a version the champion: alias `champion`, tag status=champion, and the stage Production for older tools.
 
-    The former champion gets the tag status=archived and the stage Archived.
+    Former champions get the tag status=archived and the stage Archived. Of several who crown at once, the alias of the last
+    one stays, and tags and stages follow it: each looks at the alias again after it has written them.
     """
     import warnings
 
     warnings.filterwarnings("ignore", message=".*stages", category=FutureWarning)
-    mlflow = client()
+    mlflow, quoted = client(), name.replace("'", "\\'")
     with told():
-        former = mlflow.get_registered_model(name).aliases.get("champion")
         tag(name, version, status="champion")
         mlflow.set_registered_model_alias(name, "champion", str(version))
-        mlflow.transition_model_version_stage(name, str(version), "Production", archive_existing_versions=True)
-        if former and str(former) != str(version):
-            tag(name, str(former), status="archived")
+        settled = ""
+        while settled != (best := str(mlflow.get_registered_model(name).aliases.get("champion", ""))):
+            settled = best
+            if settled:
+                tag(name, settled, status="champion")
+                mlflow.transition_model_version_stage(name, settled, "Production", archive_existing_versions=True)
+            for each in mlflow.search_model_versions(f"name='{quoted}' and tags.status = 'champion'"):
+                if str(each.version) != settled:
+                    tag(name, each.version, status="archived")
+                    mlflow.transition_model_version_stage(name, each.version, "Archived")
 
 
 def reject(name: str, version: str, reason: str) -> None:

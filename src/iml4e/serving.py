@@ -4,6 +4,7 @@ What cannot work is refused before anything is changed. What does not start says
 a first deployment that fails is taken away.
 """
 
+import contextlib
 import json
 import re
 import time
@@ -134,7 +135,7 @@ def deploy(
     cluster = _reach(namespace, say)
     if cluster is None:
         return Endpoint(**_by_pipeline("deploy", {"model": model, "version": version, **options}))
-    name, account, former = _place(cluster, model, name, service_account, default=runtime is None, force=force)
+    name, account = _place(cluster, model, name, service_account, default=runtime is None, force=force)
     checks.fits(model, version, image or runtime, packages, force=force, say=say)
 
     settings = {
@@ -151,6 +152,7 @@ def deploy(
         "batching": batching,
     }
     service = inference_service(model, version, registry.storage_uri(model, version), **settings)
+    former = checks.own(cluster, name, model, force=force)  # again: the checks took a while, and others deploy too
     annotations = service["metadata"]["annotations"]
     if former and annotations_of(former).get(REVISION) == annotations[REVISION]:
         annotations |= {key: annotations_of(former)[key] for key in (FORMER, PREVIOUS) if key in annotations_of(former)}
@@ -179,8 +181,8 @@ def _place(
     *,
     default: bool = True,
     force: bool = False,
-) -> tuple[str, str, Object | None]:
-    """Name, service account and present InferenceService of an endpoint.
+) -> tuple[str, str]:
+    """Name and service account of an endpoint.
 
     Raises:
         Error: the name or the namespace cannot be used.
@@ -188,7 +190,8 @@ def _place(
     name = legal_name(name, cluster.namespace) if name else endpoint_name(model, cluster.namespace)
     account = account or platform.get("MODEL_SERVICE_ACCOUNT")
     checks.prepared(cluster, account, default=default)
-    return name, account, checks.own(cluster, name, model, force=force)
+    checks.own(cluster, name, model, force=force)
+    return name, account
 
 
 def rollback(name: str, *, namespace: str = "", timeout: float = 300, say: Say = print) -> Endpoint:
@@ -226,20 +229,28 @@ def delete(name: str, *, namespace: str = "", say: Say = print) -> None:
     if cluster is None:
         _by_pipeline("delete", {"name": name, "namespace": namespace})
         return
-    service = _served(cluster, name)
-    _remove(cluster, name)
-    _tag(annotations_of(service), f"{cluster.namespace}/{name}", "", say)
+    _remove(cluster, _served(cluster, name))
+    _untag(f"{cluster.namespace}/{name}")
     say(f"{name} is not served any more")
 
 
-def undo(name: str, *, namespace: str = "", say: Say = print) -> str:
+def undo(name: str, *, version: str = "", namespace: str = "", say: Say = print) -> str:
     """Take the last deployment back, because what it serves is wrong.
+
+    Args:
+        name: endpoint.
+        version: version that was deployed; the deployment of another one, which came later, stays. Empty: any.
+        namespace: of the endpoint; empty: MODEL_NAMESPACE.
+        say: prints a line of progress.
 
     Returns:
         What serves now, as a part of a sentence.
     """
     cluster = Cluster(namespace or platform.get("MODEL_NAMESPACE"))
-    if FORMER in annotations_of(_served(cluster, name)):
+    present = annotations_of(_served(cluster, name))
+    if version and present.get(VERSION) != version:
+        return f"version {present.get(VERSION, '(unknown)')} of another deployment stays"
+    if FORMER in present:
         return f"version {rollback(name, namespace=namespace, say=say).version} serves again"
     delete(name, namespace=namespace, say=say)
     return "nothing is served under that name now"
@@ -259,6 +270,7 @@ def check(
         timeout: seconds that the gateway may take to know a new route.
 
     Raises:
+        TookOverError: another version was deployed meanwhile.
         Error: no such answer in time; the sentence has the last one.
     """
     endpoint = find(name, namespace)
@@ -271,11 +283,43 @@ def check(
             found = f"version {model.version or '(unknown)'} answers {json.dumps(predictions)[:200]}"
         except Error as error:
             found = str(error)
+        _still(name, version, namespace)
         if time.monotonic() - start > timeout:
             other = f", not {json.dumps(expected)[:200]}" + (f" of version {version}" if version else "")
             other = other if found.startswith("version ") else ""
             raise Error(f"{name} does not answer as its model predicts: {found}{other}")
         time.sleep(1)
+
+
+def crown(name: str, version: str, *, namespace: str = "") -> None:
+    """Make the version that an endpoint serves the champion of its model.
+
+    Raises:
+        TookOverError: the endpoint serves another one, which another deployment put there; that one is crowned or was before.
+    """
+    endpoint = _still(name, version, namespace)
+    former = registry.champion(endpoint.model)
+    registry.crown(endpoint.model, version)
+    try:
+        _still(name, version, namespace)
+    except TookOverError:  # what is served stays the champion, or becomes it when its own check is through
+        if former and former.version == find(name, namespace).version:
+            registry.crown(endpoint.model, former.version)
+        raise
+
+
+def _still(name: str, version: str, namespace: str) -> Endpoint:
+    """An endpoint, whose present deployment is that of a version.
+
+    Raises:
+        TookOverError: it is that of another one.
+    """
+    endpoint = find(name, namespace)
+    if version and endpoint.version != version:
+        raise TookOverError(
+            f"another deployment of {name} took over: version {endpoint.version or '(unknown)'} is served or starts now"
+        )
+    return endpoint
 
 
 def endpoints(namespace: str = "") -> list[Endpoint]:
@@ -343,12 +387,13 @@ def _roll(cluster: Cluster, service: Object, former: Object | None, timeout: flo
         text = f"{annotations_of(service).get(MODEL, name)} version {version} {error}"
         raise Error(f"{text}; {_restore(cluster, service, former, say)}") from None
     endpoint = _endpoint(cluster, service, ready=True)
-    place = f"{cluster.namespace}/{name}"
-    if former and annotations_of(former).get(VERSION) != version:
-        _tag(annotations_of(former), place, "", say)
-    _tag(annotations_of(service), place, place, say)
+    _tag(annotations_of(service), f"{cluster.namespace}/{name}", say)
     say(f"{endpoint.model or name} version {version} serves at {endpoint.url} after {time.monotonic() - start:.0f} s")
     return endpoint
+
+
+class TookOverError(Error):
+    """Somebody else deployed another version to the same endpoint meanwhile, which stays."""
 
 
 class NotReadyError(Error):
@@ -360,7 +405,8 @@ def _wait(cluster: Cluster, service: Object, seen: dict[str, Any], timeout: floa
 
     Raises:
         NotReadyError: it does not get ready in time, or for a reason that will not change.
-        Error: somebody else deployed or deleted it meanwhile.
+        TookOverError: somebody else deployed another version meanwhile.
+        Error: somebody else deleted it meanwhile.
     """
     name, annotations = service["metadata"]["name"], annotations_of(service)
     least = service["spec"]["predictor"].get("minReplicas", 1)
@@ -374,7 +420,7 @@ def _wait(cluster: Cluster, service: Object, seen: dict[str, Any], timeout: floa
                 raise Error(f"{name} was deleted while it was being deployed")
             if annotations_of(now).get(REVISION) != annotations[REVISION]:
                 other = annotations_of(now).get(VERSION, "(unknown)")
-                raise Error(f"another deployment of {name} took over: version {other} is served or starts now")
+                raise TookOverError(f"another deployment of {name} took over: version {other} is served or starts now")
             pods = _pods(cluster, name)
             new = [pod for pod in pods if annotations_of(pod).get(REVISION) == annotations[REVISION]]
             ready = [pod for pod in new if is_true(pod, "Ready")]
@@ -408,7 +454,7 @@ def _restore(cluster: Cluster, service: Object, former: Object | None, say: Say)
         if now and annotations_of(now).get(REVISION) != annotations_of(service)[REVISION]:
             return f"another deployment took over: version {annotations_of(now).get(VERSION, '(unknown)')}"
         if former is None:
-            _remove(cluster, name)
+            _remove(cluster, now or service)
             return "it was taken away, nothing is served under that name"
         cluster.apply(applied(former), force=True)
     except Error as error:
@@ -418,13 +464,33 @@ def _restore(cluster: Cluster, service: Object, former: Object | None, say: Say)
     return f"version {version} goes on serving" if serves else f"version {version} is back, which was not ready"
 
 
-def _remove(cluster: Cluster, name: str) -> None:
-    route = cluster.get("HTTPRoute", name) if platform.find("GATEWAY_NAME") else None
-    if route and owned(route):
-        cluster.delete("HTTPRoute", name)
-    cluster.delete("InferenceService", name)
+def _remove(cluster: Cluster, service: Object) -> None:
+    """Delete an InferenceService and its route, unless another deployment has made it anew.
+
+    Raises:
+        TookOverError: it has.
+    """
+    name, uid = service["metadata"]["name"], service["metadata"].get("uid", "")
+
+    def route() -> Object | None:
+        found = cluster.get("HTTPRoute", name) if platform.find("GATEWAY_NAME") else None
+        owners = {each["uid"] for each in (found or {"metadata": {}})["metadata"].get("ownerReferences") or []}
+        return found if found and owned(found) and owners <= {uid} else None
+
+    try:
+        cluster.delete("InferenceService", name, uid)
+    except RefusedError as error:
+        if error.status != 409:
+            raise
+        raise TookOverError(f"another deployment of {name} came in between, and stays") from None
+    left = route()
+    if left and not left["metadata"].get("ownerReferences"):  # made by hand; others go with their owner
+        cluster.delete("HTTPRoute", name, left["metadata"]["uid"])
     end = time.monotonic() + GONE
-    while cluster.get("InferenceService", name) and time.monotonic() < end:  # KServe lets go of it
+    while time.monotonic() < end:  # KServe lets go of it
+        there = cluster.get("InferenceService", name)
+        if (not there or there["metadata"]["uid"] != uid) and not route():
+            return
         time.sleep(0.5)
 
 
@@ -503,20 +569,26 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _tag(annotations: dict[str, str], place: str, value: str, say: Say) -> None:
-    """Write into the registry where a version is served, or with an empty value that it is there no more."""
+def _tag(annotations: dict[str, str], place: str, say: Say) -> None:
+    """Write into the registry which version an endpoint serves, and which ones no more."""
     model, version = annotations.get(MODEL), annotations.get(VERSION)
     if not (model and version):
         return
     try:
-        tags = registry.client().get_model_version(model, version).tags
-        if value or tags.get(TAG) == place:
-            registry.tag(model, version, **{TAG: value})
+        registry.tag(model, version, **{TAG: place})
     except Exception as error:  # MLflow is away, or the version was deleted: what is served does not depend on it
-        if value:
-            say(
-                f"warning: the registry does not know where {model} version {version} is served: {_one_line(str(error))[:200]}"
-            )
+        text = _one_line(str(error))[:200]
+        say(f"warning: the registry does not know where {model} version {version} is served: {text}")
+        return
+    _untag(place, (model, version))
+
+
+def _untag(place: str, served: tuple[str, str] = ("", "")) -> None:
+    """Take the tag of an endpoint from all versions but the served one."""
+    with contextlib.suppress(Exception):  # as above
+        for each in registry.client().search_model_versions(f"tags.`{TAG}` = '{place}'"):
+            if (each.name, str(each.version)) != served:
+                registry.tag(each.name, str(each.version), **{TAG: ""})
 
 
 # --- without a right over Kubernetes

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+import requests
 
 from support.components import COMPONENTS, Component
-from support.platform import FrontDoor
+from support.k8s import Cluster
+from support.platform import FrontDoor, Model
 
 
 def test_root_leads_to_mlflow(front_door: FrontDoor) -> None:
@@ -36,9 +39,93 @@ def test_gateway_keeps_its_own_pages_to_itself(front_door: FrontDoor, path: str)
     assert front_door.get(path).status_code == 404
 
 
-def test_any_host_name_will_do(front_door: FrontDoor) -> None:
-    """A laptop, a port-forward, a DNS name: all without a hosts file."""
-    assert front_door.get("/prometheus/-/healthy", headers={"Host": "ml.example.com"}).status_code == 200
+SEARCH = "/mlflow/ajax-api/2.0/mlflow/experiments/search"
+#: Addresses of the platform in a browser: by a node's or a load balancer's IP address, a forwarded port, the name in the cluster.
+ADDRESSES = [
+    "http://192.168.1.20:30080",
+    "http://203.0.113.7",
+    "https://10.0.0.5:30443",
+    "http://[fd00::1]:30080",
+    "http://localhost:41234",
+    "http://127.0.0.1:8080",
+    "http://iml4e-gateway.iml4e.svc.cluster.local",
+]
+FOREIGN = ["ml.example.com", "10.evil.example.com", "localhost.evil.example.com", "192.168.1.20.evil.example.com"]
+
+
+def write(front_door: FrontDoor, host: str, origin: str) -> requests.Response:
+    """What MLflow's page sends as soon as it is open; it changes nothing."""
+    headers = {"Host": host, "Origin": origin}
+    return requests.post(front_door.url + SEARCH, json={"max_results": 1}, headers=headers, timeout=15)
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_a_page_that_opens_works(front_door: FrontDoor, values: dict[str, Any], address: str) -> None:
+    """A laptop, a port-forward, another name of the same machine: all without a hosts file, and never half."""
+    host = address.partition("://")[2]
+    for part in ("mlflow", "prometheus", "pipelines"):
+        if values[part]["enabled"]:
+            path = {"mlflow": "/mlflow/", "prometheus": "/prometheus/-/healthy", "pipelines": "/pipeline/"}[part]
+            assert front_door.get(path, headers={"Host": host}).status_code == 200, part
+    answer = write(front_door, host, address)
+    assert answer.status_code == 200, answer.text
+
+
+def test_the_public_address_works_as_browsers_write_it(front_door: FrontDoor, values: dict[str, Any]) -> None:
+    """Browsers leave out a default port and write names in lower case; people and proxies do not."""
+    url = urlsplit(values["global"]["publicUrl"])
+    host = url.hostname
+    for asked in (host, host.upper(), f"{host}:80", f"{host}:8443"):
+        for scheme in ("http", "https"):
+            assert front_door.get("/mlflow/", headers={"Host": asked}).status_code == 200
+            assert write(front_door, asked, f"{scheme}://{asked}").status_code == 200, (asked, scheme)
+    # a proxy that changes the header Host
+    port = f":{url.port}" if url.port not in (None, 80, 443) else ""
+    assert write(front_door, "10.0.0.5:30080", f"{url.scheme}://{host}{port}").status_code == 200
+
+
+@pytest.mark.parametrize("host", FOREIGN)
+def test_mlflow_of_a_foreign_host_is_shut_as_a_whole_and_says_what_to_do(front_door: FrontDoor, host: str) -> None:
+    """Else a web page could lead its own name here (DNS rebinding), and read and write all runs by its reader's browser."""
+    for answer in (front_door.get("/mlflow/", headers={"Host": host}), write(front_door, host, f"http://{host}")):
+        assert answer.status_code == 403
+        assert "global.publicUrl" in answer.text
+        assert "mlflow.allowedHosts" in answer.text
+
+
+@pytest.mark.parametrize("origin", ["http://evil.example.com", "http://203.0.113.7", "null"])
+def test_a_foreign_page_cannot_write(front_door: FrontDoor, origin: str) -> None:
+    answer = write(front_door, "192.168.1.20:30080", origin)
+    assert answer.status_code == 403
+    assert "global.publicUrl" in answer.text
+
+
+def test_a_foreign_host_cannot_be_scraped_by_its_name(cluster: Cluster) -> None:
+    """Prometheus asks by the pod's address, which no page can pretend to have."""
+    with cluster.port_forward("service/iml4e-mlflow", 5000) as port:
+        codes = {
+            host: requests.get(f"http://127.0.0.1:{port}/metrics", headers={"Host": host}, timeout=15).status_code
+            for host in ("198.18.0.77:5000", "[fd00::1]:5000", "10.evil.example.com:5000")
+        }
+    assert list(codes.values()) == [200, 200, 403], codes
+
+
+def test_a_foreign_page_cannot_read_metrics(front_door: FrontDoor, values: dict[str, Any]) -> None:
+    if not values["prometheus"]["enabled"]:
+        pytest.skip("prometheus is off in this release")
+    path = "/prometheus/api/v1/query?query=up"
+    for origin in ("http://evil.example.com", f"{values['global']['publicUrl']}.evil.example.com"):
+        answer = front_door.get(path, headers={"Origin": origin})
+        assert answer.status_code == 200
+        assert answer.headers.get("Access-Control-Allow-Origin") not in ("*", origin)
+
+
+def test_models_answer_under_any_name_and_only_to_pages_of_their_own(front_door: FrontDoor, wine: Model) -> None:
+    asked = {"Host": "ml.example.com", "Origin": "http://evil.example.com", "Access-Control-Request-Method": "POST"}
+    answer = requests.options(wine.base + wine.v1, headers=asked, timeout=15)
+    assert answer.ok
+    assert "Access-Control-Allow-Origin" not in answer.headers
+    assert front_door.get(f"/models/iml4e/{wine.name}{wine.v2}", headers={"Host": "ml.example.com"}).ok
 
 
 def test_front_door_tells_its_own_health(front_door: FrontDoor) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatch
 from typing import Any
 
-from support.helm import render
+import pytest
+from mlflow.server.security_utils import is_allowed_host_header
+from sqlalchemy.engine import make_url
+
+from support.helm import CHART, HelmError, render
 from support.objects import find, pod_template
 
 
@@ -21,8 +24,12 @@ def server(values: dict[str, Any] | None = None) -> dict[str, Any]:
 
 def hosts(values: dict[str, Any] | None = None) -> set[str]:
     """Host names that it answers to."""
-    flag = next(word for word in server(values)["command"] if word.startswith("--allowed-hosts="))
-    return set(flag.removeprefix("--allowed-hosts=").split(","))
+    return set(variables(values)["MLFLOW_SERVER_ALLOWED_HOSTS"].split(","))
+
+
+def variables(values: dict[str, Any] | None = None) -> dict[str, str]:
+    """Environment of the server, without what comes from Secrets."""
+    return {variable["name"]: variable["value"] for variable in server(values)["env"] if "value" in variable}
 
 
 def test_schema_is_migrated_before_the_server_starts() -> None:
@@ -30,19 +37,67 @@ def test_schema_is_migrated_before_the_server_starts() -> None:
     assert pod()["initContainers"][0]["image"] == server()["image"], "the migration is the server's own"
 
 
-def test_names_inside_the_cluster_and_the_front_door_are_allowed() -> None:
-    assert {"iml4e-mlflow:*", "iml4e-mlflow.iml4e.svc:*", "iml4e-mlflow.iml4e.svc.cluster.local:*"} <= hosts()
-    assert {"localhost:*", "127.0.0.1:*"} & hosts()
+def allowed(host: str, values: dict[str, Any] | None = None) -> bool:
+    """Whether it answers to a host name, by MLflow's own rule."""
+    return is_allowed_host_header(list(hosts(values)), host)
 
 
-def test_both_ip_families_are_served() -> None:
-    """An empty host is every address; `::` would be IPv6 alone."""
-    assert "--host=" in server()["command"]
-    assert any(fnmatch("[fd00::1]:5000", pattern) for pattern in hosts())
+def test_names_inside_the_cluster_are_allowed() -> None:
+    for name in ("iml4e-mlflow", "iml4e-gateway"):
+        for host in (name, f"{name}.iml4e", f"{name}.iml4e.svc", f"{name}.iml4e.svc.cluster.local"):
+            assert allowed(host)
+            assert allowed(f"{host}:5000")
 
 
-def test_public_address_is_allowed() -> None:
-    assert "ml.example.com" in hosts({"global": {"publicUrl": "https://ml.example.com"}})
+def test_addresses_are_allowed_and_names_that_look_like_them_are_not() -> None:
+    """Prometheus scrapes by address, people open by address; only a name can be rebound to another address."""
+    assert "--host=" in server()["command"], "every address of both IP families; `::` would be IPv6 alone"
+    for host in ("10.0.0.5", "172.31.255.1", "203.0.113.77", "127.0.0.1", "[fd00::1]", "[::1]", "localhost"):
+        assert allowed(host), host
+        assert allowed(f"{host}:5000"), host
+    for host in ("10.evil.com", "192.168.1.evil.com", "evil.com", "localhost.evil.com", "1.2.3.4.evil.com:80", ""):
+        assert not allowed(host), host
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "origin"),
+    [
+        ("https://ml.example.com", "ml.example.com", "https://ml.example.com"),
+        ("http://ml.example.com:80", "ml.example.com", "http://ml.example.com"),
+        ("https://ml.example.com:443", "ml.example.com", "https://ml.example.com"),
+        ("http://ml.example.com:443", "ml.example.com:443", "http://ml.example.com:443"),
+        ("http://ML.Example.com:8080", "ml.example.com:8080", "http://ml.example.com:8080"),
+        ("https://ml.example.com/tools/ml", "ml.example.com", "https://ml.example.com"),
+        ("http://[fd00::1]:30080", "[fd00::1]:30080", "http://[fd00::1]:30080"),
+        ("http://192.168.1.20:30080", "192.168.1.20:30080", "http://192.168.1.20:30080"),
+    ],
+)
+def test_the_public_address_is_allowed_as_browsers_send_it(url: str, host: str, origin: str) -> None:
+    values = {"global": {"publicUrl": url}}
+    assert allowed(host, values)
+    assert variables(values)["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"] == origin
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://ml.example.com/", "ml.example.com", "ftp://ml.example.com", "http://", "http:///mlflow", "http://a b",
+        "http://ann:secret@ml.example.com", "http://ml.example.com?x", "http://ml.example.com/a//b", "http://ml.example.com:http",
+        "http://[fd00::1", "http://größe.example.com",
+    ],
+)  # fmt: skip
+def test_a_public_address_that_browsers_cannot_have_is_refused(url: str) -> None:
+    with pytest.raises(HelmError, match="publicUrl"):
+        render("laptop", {"global": {"publicUrl": url}})
+
+
+def test_more_host_names_are_allowed() -> None:
+    values = {"mlflow": {"allowedHosts": ["ML.internal", "*.example.com", "other.example.org:8080"]}}
+    for host in ("ml.internal", "ml.internal:30080", "a.example.com", "a.example.com:1", "other.example.org:8080"):
+        assert allowed(host, values), host
+    assert not allowed("other.example.org", values)
+    with pytest.raises(HelmError, match="allowedHosts"):
+        render("laptop", {"mlflow": {"allowedHosts": ["http://ml.internal"]}})
 
 
 def test_not_every_host_is_allowed() -> None:
@@ -50,10 +105,46 @@ def test_not_every_host_is_allowed() -> None:
     assert "*" not in hosts()
 
 
+def test_writers_at_once_see_what_others_have_written() -> None:
+    """By SQLAlchemy's own reading of the address; and there is a connection for each of the ten threads, and a second one."""
+    address = make_url(variables()["MLFLOW_BACKEND_STORE_URI"].replace("$(", "").replace(")", ""))
+    assert address.query["init_command"] == "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED"
+    assert 5 + int(variables()["MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW"]) >= 2 * 10
+
+
 def test_artifacts_go_through_it_into_its_bucket() -> None:
     values = {"global": {"s3": {"buckets": {"datasets": "data", "mlflow": "a-bucket", "pipelines": "steps"}}}}
-    assert "--artifacts-destination=s3://a-bucket" in server(values)["command"]
-    assert "--serve-artifacts" in server()["command"]
+    assert variables(values)["_MLFLOW_SERVER_ARTIFACT_DESTINATION"] == "s3://a-bucket"
+    assert variables()["_MLFLOW_SERVER_SERVE_ARTIFACTS"] == "true"
+
+
+def test_limits_of_bodies_reach_the_server_as_plain_numbers() -> None:
+    """Helm makes 1.6e+07 of a large number."""
+    assert variables()["MAX_BODY_BYTES"] == "16777216"
+    assert variables({"mlflow": {"maxBodyBytes": 67108864, "maxUploads": 5}})["MAX_UPLOADS"] == "5"
+    assert variables({"mlflow": {"maxBodyBytes": 67108864}})["MAX_BODY_BYTES"] == "67108864"
+
+
+def test_a_changed_program_replaces_the_pod() -> None:
+    folder = CHART / "charts" / "mlflow" / "files"
+    template = pod_template(find(render("laptop"), "Deployment", "iml4e-mlflow"))
+    kept = find(render("laptop"), "ConfigMap", "iml4e-mlflow")["data"]
+    assert kept == {path.name: path.read_text() for path in folder.iterdir()}
+    assert template["metadata"]["annotations"]["checksum/config"]
+
+
+@pytest.mark.parametrize("reachable", [True, False])
+def test_signed_urls_are_for_clients_that_can_reach_the_store(reachable: bool) -> None:
+    rules = find(render("laptop", {"mlflow": {"route": {"signedUrls": reachable}}}), "HTTPRoute", "iml4e-mlflow")[
+        "spec"
+    ]["rules"]
+    rewritten = {match["path"]["value"] for rule in rules if rule.get("filters") for match in rule["matches"]}
+    offers = {
+        "/mlflow/api/3.0/mlflow/server-info",
+        "/mlflow/api/2.0/mlflow-artifacts/mpu",
+        "/mlflow/api/2.0/mlflow-artifacts/presigned",
+    }
+    assert rewritten == (set() if reachable else offers)
 
 
 def test_an_external_database_is_used_as_named() -> None:
@@ -62,9 +153,8 @@ def test_an_external_database_is_used_as_named() -> None:
         "global": {"database": {"host": "db.example.com", "port": 3307}},
         "mlflow": {"database": {"existingSecret": "my-db"}},
     }
-    addresses = [
-        v["value"] for c in (pod(values)["initContainers"][0], server(values)) for v in c["env"] if "URI" in v["name"]
-    ]
+    containers = (pod(values)["initContainers"][0], server(values))
+    addresses = [v["value"] for c in containers for v in c["env"] if v["name"] == "MLFLOW_BACKEND_STORE_URI"]
     assert len(addresses) == 2
     assert all("@db.example.com:3307/" in address for address in addresses)
     assert "my-db" in str(server(values))

@@ -69,6 +69,7 @@ def test_page_is_under_the_public_address() -> None:
     arguments = pod_template(find(objects, "StatefulSet", "iml4e-prometheus"))["spec"]["containers"][0]["args"]
     assert "--web.external-url=https://ml.example.com/prometheus" in arguments
     assert "--web.route-prefix=/prometheus" in arguments
+    assert r"--web.cors.origin=https://ml\.example\.com" in arguments, "pages of others may not read metrics"
 
 
 def test_nobody_stops_it_from_the_front_door() -> None:

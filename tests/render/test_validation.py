@@ -36,6 +36,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"mlflow": {"enabled": False}},
         "mlflow is off, but pipelines tracks its runs there: set pipelines.mlflow.enabled=false, or",
     ),
+    "retention of nothing": (
+        {"pipelines": {"retention": {"enabled": True, "olderThan": "", "archivedOlderThan": ""}}},
+        "pipelines.retention is on, but no run is ever too old for it: set pipelines.retention.olderThan or",
+    ),
     "containers in a pod spec": (
         {"pipelines": {"runs": {"podSpec": {"containers": [{"name": "main"}]}}}},
         "pipelines.runs.podSpec is for the pod, not for its containers:",

@@ -5,7 +5,10 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -65,6 +68,25 @@ def key(image: images.Image) -> str:
     """The key as a new process would compute it."""
     images.key.cache_clear()
     return images.key(image)
+
+
+def test_two_at_once_end_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "CACHE", tmp_path)
+    ran: list[int] = []
+
+    def first() -> None:
+        ran.append(1)
+        second = f"from bare import console; from pathlib import Path; console.CACHE = Path({str(tmp_path)!r}); "
+        words = [sys.executable, "-c", second + "console.main(console.exclusively(lambda: print('ran')))"]
+        there = subprocess.run(
+            words, env={"PYTHONPATH": str(REPO / "scripts")}, capture_output=True, text=True, check=False
+        )
+        assert (there.returncode, there.stdout) == (1, "")
+        assert f"as process {os.getpid()}" in there.stderr
+
+    console.exclusively(first)()
+    console.exclusively(lambda: ran.append(2))()
+    assert ran == [1, 2]
 
 
 def test_an_image_is_keyed_by_what_it_is_made_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

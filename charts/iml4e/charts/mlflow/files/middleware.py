@@ -1,0 +1,186 @@
+"""What happens to every request before MLflow sees it: the browser's address, the size of the body, writers at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Awaitable, Callable
+from contextlib import nullcontext, suppress
+from typing import Any
+from urllib.parse import parse_qsl
+
+from anyio import Lock, Semaphore, move_on_after, to_thread
+from artifacts import ARTIFACTS, STALL, drain, error
+from starlette.requests import Request
+
+DEFAULT_PORTS = {b"http": b":80", b"https": b":443"}
+"""Ports that browsers leave out."""
+SMALL_BODY = 2**20
+"""Bytes of a request body that needs no turn."""
+MAX_BODY = int(os.environ["MAX_BODY_BYTES"])
+"""Bytes of a request body, other than an artifact."""
+SMALL_PAGE = 200
+"""Results of a search that needs no turn."""
+LARGEST_PAGE = 1000
+"""Results of an answer; MLflow itself allows 50,000 runs, and 200,000 model versions."""
+DUPLICATE = b'{"error_code": "BAD_REQUEST", "message": "(pymysql.err.IntegrityError) (1062, '
+"""How an answer begins that is a duplicate key in the database's own words; 1062 is MySQL's number of it."""
+TRIES = 4
+"""Times that a request is tried after a duplicate key."""
+
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+
+
+class SameOrigin:
+    """A request to its page's own address loses its Origin, and host names lose their case.
+
+    MLflow compares the Origin of a write with one list of addresses, and the Host of every request with another. Without this,
+    a page whose host is on the second list alone opens, and each of its own calls is refused.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Pass a request on."""
+        if scope["type"] == "http":
+            headers = [(key, value.lower() if key == b"host" else value) for key, value in scope["headers"]]
+            host = dict(headers).get(b"host", b"")
+            scheme, _, origin = dict(headers).get(b"origin", b"").lower().partition(b"://")
+            port = DEFAULT_PORTS.get(scheme, b"")
+            if origin and origin.removesuffix(port) == host.removesuffix(port):
+                headers = [(key, value) for key, value in headers if key != b"origin"]
+            scope = {**scope, "headers": headers}
+        await self.app(scope, receive, send)
+
+
+class Again:
+    """A request that the database refused for a key that another writer has just added is tried again.
+
+    Two writers who add the same tag, parameter or dataset both see that it is missing. MLflow answers the second one with 400,
+    which no client repeats; at the second try the key is there.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer a request; only an answer of 400 is held back until it is whole."""
+        headers = dict(scope.get("headers", ()))
+        json = headers.get(b"content-type", b"").startswith(b"application/json")
+        if scope["type"] != "http" or not json or not 0 < int(headers.get(b"content-length", 0)) <= 4 * SMALL_BODY:
+            await self.app(scope, receive, send)
+            return
+        body = [await receive()]
+        while body[-1].get("more_body"):
+            body.append(await receive())
+        for attempt in range(TRIES):
+            parts, held = iter(body), []
+
+            async def replay(parts: Any = parts) -> Any:
+                return next(parts, None) or await receive()
+
+            async def hold(message: Any, held: Any = held) -> None:
+                if held or message.get("status") == 400:
+                    held.append(message)
+                else:
+                    await send(message)
+
+            await self.app(dict(scope), replay, hold)
+            answer = b"".join(each.get("body", b"") for each in held)
+            if attempt == TRIES - 1 or not answer.startswith(DUPLICATE):
+                break
+        for message in held:
+            await send(message)
+
+
+class Pages:
+    """Bounds the memory that answers take: at most a thousand results in one, and large ones one at a time.
+
+    A run in an answer takes 40 kB of memory. MLflow's clients go on by the token of the next page, however many results came.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+        self.turn = Lock()
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        """Lower `max_results` of a search; let one large search or metric history at a time through."""
+        path, body = scope.get("path", ""), b""
+        if scope["type"] != "http" or not path.endswith(("/search", "/metrics/get-history")):
+            await self.app(scope, receive, send)
+            return
+        asked: dict[str, Any] = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
+        if scope["method"] == "POST":
+            body = await Request(scope, receive).body()
+            with suppress(ValueError):
+                content = json.loads(body)
+                asked = content if isinstance(content, dict) else {}
+        wanted = str(asked.get("max_results", ""))
+        count = int(wanted) if wanted.isdigit() else LARGEST_PAGE
+        if count > LARGEST_PAGE and body:
+            body = json.dumps({**asked, "max_results": LARGEST_PAGE}).encode()
+            headers = [(key, value) for key, value in scope["headers"] if key != b"content-length"]
+            scope = {**scope, "headers": [*headers, (b"content-length", str(len(body)).encode())]}
+        elif count > LARGEST_PAGE:
+            query = re.sub(rb"(^|&)max_results=[0-9]+", rb"\g<1>max_results=%d" % LARGEST_PAGE, scope["query_string"])
+            scope = {**scope, "query_string": query}
+        async with self.turn if count > SMALL_PAGE else nullcontext():
+            await self.app(scope, replay(body, receive) if scope["method"] == "POST" else receive, send)
+
+
+class Bodies:
+    """Bounds the memory that request bodies take: MLflow has each in memory, and parsed as JSON fifteen times as large."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+        self.reading = Semaphore(4)
+        self.parsing = Lock()
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        """Answer 413 to a body above the limit; hand large bodies to MLflow one at a time, when they are complete."""
+        if scope["type"] == "lifespan":
+            # more threads would only wait for each other, and for one of 15 connections to the database
+            to_thread.current_default_thread_limiter().total_tokens = 10
+        if scope["type"] != "http" or (scope["method"] == "PUT" and scope["path"].startswith(ARTIFACTS)):
+            await self.app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        length = int(headers.get(b"content-length", b"0"))
+        if length <= SMALL_BODY and b"transfer-encoding" not in headers:
+            await self.app(scope, receive, send)
+            return
+        body, had = Request(scope, receive).stream(), bytearray()
+        async with self.reading:
+            if length <= MAX_BODY:
+                with move_on_after(STALL) as reading:
+                    async for chunk in body:
+                        had += chunk
+                        if (length := len(had)) > MAX_BODY:
+                            break
+                if reading.cancelled_caught:
+                    message = f"The request body did not arrive within {STALL} s. Send it in smaller parts."
+                    await error(408, "INVALID_PARAMETER_VALUE", message)(scope, receive, send)
+                    return
+            if length <= MAX_BODY:
+                async with self.parsing:
+                    await self.app(scope, replay(bytes(had), receive), send)
+                return
+        await drain(body)
+        message = (
+            f"The request body is larger than {MAX_BODY} bytes (mlflow.maxBodyBytes). "
+            "Log large content as an artifact: log_artifact takes any size."
+        )
+        await error(413, "INVALID_PARAMETER_VALUE", message)(scope, receive, send)
+
+
+def replay(body: bytes, receive: Receive) -> Receive:
+    """A body that was read already, for the application."""
+    pending = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def again() -> dict[str, Any]:
+        return pending.pop() if pending else await receive()
+
+    return again
