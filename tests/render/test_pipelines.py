@@ -209,7 +209,7 @@ def test_steps_have_the_environment_of_the_platform() -> None:
     sources = {source.get("configMapRef", source.get("secretRef"))["name"] for source in main["envFrom"]}
     assert sources == {"iml4e-runner", "iml4e-s3-pipelines"}
     env = [{"name": "PIP_INDEX_URL", "value": "https://pypi.example.com/simple"}]
-    assert controller_config(platform({"runs": {"env": env}}))["mainContainer"]["env"] == env
+    assert controller_config(platform({"runs": {"env": env}}))["mainContainer"]["env"][-1:] == env
 
 
 def test_one_value_reaches_every_pod_of_every_run() -> None:
@@ -249,6 +249,49 @@ def test_runs_are_tracked_in_mlflow_unless_that_is_off() -> None:
     assert "plugins" not in server_config(platform({"mlflow": {"enabled": False}}))
     secured = server_config(platform({"mlflow": {"authType": "basic-auth"}}))["plugins"]["mlflow"]["settings"]
     assert secured["credentialSecretRef"] == {"usernameKey": "username", "passwordKey": "password"}
+
+
+def test_mlflow_runs_that_steps_open_are_known_as_the_pipeline_runs_and_ended() -> None:
+    [owner, context] = controller_config(platform())["mainContainer"]["env"]
+    assert owner["valueFrom"]["fieldRef"]["fieldPath"] == "metadata.labels['pipeline/runid']"
+    assert context["name"] == "MLFLOW_RUN_CONTEXT"
+    assert json.loads(context["value"]) == {"iml4e.pipeline_run": f"$({owner['name']})"}
+    job = find(platform({"mlflow": {"cleanup": {"schedule": "@hourly"}}}), "CronJob", "iml4e-pipelines-mlflow")["spec"]
+    assert job["schedule"] == "@hourly"
+    assert job["concurrencyPolicy"] == "Forbid"
+    [container] = job["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    variables = {each["name"]: each.get("value") for each in container["env"]}
+    assert variables["MLFLOW_URL"] == "http://iml4e-mlflow.iml4e.svc:5000/mlflow"
+    assert "mlflow_runs.py" in find(platform(), "ConfigMap", "iml4e-pipelines-mlflow")["data"]
+    off = platform({"mlflow": {"enabled": False}})
+    assert [each for each in off if each["metadata"]["name"] == "iml4e-pipelines-mlflow"] == []
+    assert "env" not in controller_config(off)["mainContainer"]
+
+
+def test_the_job_logs_in_to_mlflow_as_the_server_does() -> None:
+    def variables(kind: str) -> set[str]:
+        job = find(platform({"mlflow": {"authType": kind}}), "CronJob", "iml4e-pipelines-mlflow")["spec"]["jobTemplate"]
+        [container] = job["spec"]["template"]["spec"]["containers"]
+        secrets = [each for each in container["env"] if "valueFrom" in each]
+        assert {each["valueFrom"]["secretKeyRef"]["name"] for each in secrets} <= {"kfp-mlflow-credentials"}
+        return {each["name"] for each in secrets}
+
+    assert variables("none") == set()
+    assert variables("bearer") == {"MLFLOW_TRACKING_TOKEN"}
+    assert variables("basic-auth") == {"MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"}
+
+
+def test_runs_queue_on_a_small_machine_and_wherever_it_is_asked_for() -> None:
+    assert controller_config(platform())["parallelism"] == 4
+    assert "parallelism" not in controller_config(platform({"runs": {"parallelism": 0}}))
+    everywhere = render("gpu-cluster", {"pipelines": {"enabled": True}})
+    assert "parallelism" not in controller_config(everywhere)
+
+
+def test_characters_of_four_bytes_reach_the_database_whatever_else_the_connection_has() -> None:
+    assert server_config(platform())["DBConfig"]["MySQLConfig"]["ExtraParams"] == {"charset": "utf8mb4"}
+    given = platform({"api": {"database": {"parameters": {"tls": "true"}}}})
+    assert server_config(given)["DBConfig"]["MySQLConfig"]["ExtraParams"] == {"charset": "utf8mb4", "tls": "true"}
 
 
 def test_proxies_are_not_asked_for_the_cluster() -> None:

@@ -3,11 +3,17 @@
 import http.server
 import io
 import json
+import os
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from kfp import dsl
+from mlflow import MlflowClient
 
 from iml4e.engines import StepFailed, kfp, last_sentence, local, own_words
 from pipelines.steps import step
@@ -83,6 +89,80 @@ def test_a_step_that_says_nothing_ends_with_its_exit_code() -> None:
         local.run(gate, {"accuracy": 3.0}, io.StringIO())
 
 
+@step()
+def fall(number: int) -> None:
+    """End by a signal."""
+    import os
+
+    os.kill(os.getpid(), number)
+
+
+@step()
+def track(marker: str, how: str) -> None:
+    """Open an MLflow run and leave it open."""
+    import os
+    import time
+    from pathlib import Path
+
+    import mlflow
+
+    run = mlflow.start_run()
+    Path(marker).write_text(run.info.run_id)
+    if how == "dies":
+        os._exit(7)
+    time.sleep(600)
+
+
+@dsl.pipeline(name="fall")
+def falling(number: int) -> None:
+    """One step."""
+    fall(number=number)
+
+
+@dsl.pipeline(name="track")
+def tracked(marker: str, how: str) -> None:
+    """One step."""
+    track(marker=marker, how=how)
+
+
+@dsl.pipeline(name="say")
+def said(path: str) -> None:
+    """One step."""
+    check(path=path, accuracy=1.0)
+
+
+def test_a_step_that_a_signal_ends_names_it() -> None:
+    with pytest.raises(StepFailed, match=r"^Step fall failed: ended by SIGSEGV \(exit code 139\)"):
+        local.run(falling, {"number": 11}, io.StringIO())
+
+
+def test_a_value_that_is_too_large_for_a_step_is_to_be_an_artifact() -> None:
+    with pytest.raises(
+        StepFailed, match=r"its inputs are larger than the 128 KiB .* pass a large value as an artifact"
+    ):
+        local.run(said, {"path": "x" * 140_000}, io.StringIO())
+
+
+@pytest.mark.parametrize(("how", "status"), [("dies", "FAILED"), ("is interrupted", "KILLED")])
+def test_no_mlflow_run_stays_open_when_a_step_ends_badly(tmp_path: Path, how: str, status: str) -> None:
+    """In a process of its own, which gets the SIGTERM of a pod that is stopped."""
+    store, marker = f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "marker"
+    script = "import sys; from unit.test_engines import local, tracked; "
+    script += f"local.run(tracked, {{'marker': {str(marker)!r}, 'how': {how!r}}}, sys.stdout)"
+    env = {**os.environ, "MLFLOW_TRACKING_URI": store, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    while process.poll() is None and not (marker.exists() and marker.read_text()):
+        time.sleep(0.2)
+    if how == "is interrupted":
+        process.terminate()
+    told, _ = process.communicate(timeout=120)
+    assert process.returncode, told
+    mlflow = MlflowClient(store)
+    assert mlflow.get_run(marker.read_text()).info.status == status, told
+
+
 # what a pod of Kubeflow Pipelines 2.17 wrote
 LOG = """\
 {"time":"2026-11-24T11:42:02.924302647Z","level":"INFO","msg":"capturing logs","argo":true}
@@ -133,7 +213,8 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
                     200, {"run_id": "bad", "state": "FAILED", "error": {"code": 3, "message": "no such template"}}
                 )
             else:
-                self.answer(404, {"error": "Run no was not found"})
+                # as 2.17 puts it; former versions said "error"
+                self.answer(404, {"code": 5, "message": 'Run "no" was not found', "details": []})
 
         def do_POST(self) -> None:
             """An empty answer of ML Metadata."""
@@ -171,5 +252,106 @@ def test_any_run_can_be_waited_for_and_tells_why_it_failed(backend: str, monkeyp
 
 
 def test_an_unknown_run_is_one_sentence(backend: str) -> None:
-    with pytest.raises(StepFailed, match=r"refuses: Run no was not found$"):
+    with pytest.raises(StepFailed, match=r'refuses: Run "no" was not found$'):
         kfp.wait("no", backend)
+
+
+QUEUE = {
+    "phase": "Pending",
+    "message": "Workflow processing has been postponed because too many workflows are already running",
+}
+
+
+def pending(message: str) -> dict[str, object]:
+    """Status of a Workflow whose first pod waits."""
+    node = {
+        "id": "wf-1",
+        "type": "Pod",
+        "displayName": "root-driver",
+        "templateName": "system-dag-driver",
+        "phase": "Pending",
+    }
+    return {"phase": "Running", "nodes": {"wf-1": {**node, "message": message}}}
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[dict[str, object]], list[str]]]:
+    """The address of a Kubeflow Pipelines, the statuses that its one run has at each look at it, and what it was told to do."""
+    statuses: list[dict[str, object]] = []
+    told: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if "v1beta1" in self.path:
+                status = statuses.pop(0) if statuses else {}
+                self.answer({"pipeline_runtime": {"workflow_manifest": json.dumps({"status": status})}})
+            elif self.path.endswith("/healthz"):
+                self.answer({"multi_user": False})
+            else:
+                self.answer({"run_id": "it", "state": "RUNNING" if statuses else "SUCCEEDED"})
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            if "runs" in self.path:
+                told.append(self.path.rpartition(":")[2])
+                self.answer({})
+            else:
+                self.answer(None)  # ML Metadata knows no step
+
+        def answer(self, content: dict[str, object] | None) -> None:
+            body = b"" if content is None else json.dumps(content).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Keep quiet."""
+
+    monkeypatch.setattr(kfp, "LOOK", 1)
+    monkeypatch.setattr(kfp, "START_TIMEOUT", 3)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/pipeline", statuses, told
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+BUSY = "Unschedulable: 0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 No preemption victims found."
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (QUEUE, "it waits in the queue"),
+        (pending(BUSY), "the driver of the run: its pod waits: 0/1 nodes are available: 1 Insufficient cpu"),
+    ],
+    ids=["queue", "busy node"],
+)
+def test_a_run_that_only_queues_is_told_once_and_never_cancelled(
+    script: tuple[str, list[dict[str, object]], list[str]], status: dict[str, object], said: str
+) -> None:
+    host, statuses, told = script
+    statuses += [status] * 7
+    out = io.StringIO()
+    kfp.wait("it", host, out)
+    assert told == []
+    assert out.getvalue().count(said) == 1
+
+
+def test_a_first_pod_that_does_not_start_ends_the_run_with_its_reason(
+    script: tuple[str, list[dict[str, object]], list[str]],
+) -> None:
+    host, statuses, told = script
+    statuses += [QUEUE] * 2 + [pending('ImagePullBackOff: Back-off: ErrImagePull: no such image "a"')] * 20
+    out = io.StringIO()
+    with pytest.raises(
+        StepFailed,
+        match=r'^the pod of the driver of the run does not start: its image cannot be pulled: no such image "a"$',
+    ):
+        kfp.wait("it", host, out)
+    assert told == ["terminate"]
+    assert "the driver of the run: its pod waits: its image cannot be pulled" in out.getvalue()

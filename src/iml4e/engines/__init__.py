@@ -47,15 +47,20 @@ def own_words(lines: Iterable[str]) -> Iterator[str]:
             hide_until = r"\}" if line.endswith(("executor_input:", "{")) else ""  # and then JSON
         elif line.startswith("Traceback "):
             hide_until = r"\S.*"
-        elif line and not re.match(r'\{"time":.*"argo":true|Error: exit status \d+$', line):
+        elif line and not re.match(r'\{"time":.*"argo":true|Error: (exit status \d+|signal: [\w ]+)$', line):
             yield line
 
 
-def last_sentence(lines: list[str]) -> str:
-    """Dig the message of the exception out of a step's last lines; without one, all that was said last."""
+def exception(lines: list[str]) -> str:
+    """Dig the message of the exception out of a step's last lines; empty without one."""
     for number in range(len(lines) - 1, -1, -1):
         if found := re.match(
             r"(?:[A-Za-z_]\w*\.)*(?:[A-Z]\w*)?(?:Error|Exception|Exit|Interrupt)\w*: (.+)", lines[number]
         ):
             return "\n".join([found[1], *lines[number + 1 :]]).strip()
-    return "\n".join(line for line in lines[-10:] if line) or "it said nothing"
+    return ""
+
+
+def last_sentence(lines: list[str]) -> str:
+    """The message of the exception in a step's last lines; without one, all that was said last."""
+    return exception(lines) or "\n".join(line for line in lines[-10:] if line) or "it said nothing"

@@ -1,6 +1,7 @@
 """Runs a pipeline on Kubeflow Pipelines, each step a pod of its own, by its address at the gateway."""
 
 import contextlib
+import json
 import re
 import signal
 import sys
@@ -12,13 +13,15 @@ from typing import Any
 import requests
 from urllib3.exceptions import HTTPError
 
-from iml4e import lineage, platform
-from iml4e.engines import StepFailed, Steps, last_sentence, own_words
+from iml4e import Error, lineage, platform
+from iml4e.engines import StepFailed, Steps, last_sentence, own_words, workflow
 
-#: Seconds that a whole run may take.
+#: Seconds that a run started here may take from its first pod on; in the queue it may wait for ever.
 RUN_TIMEOUT = 1700
-#: Seconds that the pod of a step may wait for its start: for a node, an image, a volume.
+#: Seconds that a pod may wait for its start where time alone does not help: for an image, a volume, a node that fits, a quota.
 START_TIMEOUT = 300
+#: Seconds between two looks at a run's Workflow, which may have a MiB.
+LOOK = 5
 #: Seconds that Kubeflow Pipelines may be away, as it is while it is upgraded.
 AWAY_TIMEOUT = 180
 #: States of a run that do not change any more.
@@ -38,11 +41,18 @@ class Run:
         page = platform.find("KF_PIPELINES_UI_ENDPOINT", host)
         self.steps.url = f"{page}/#/runs/details/{self.id}"
         self.known: dict[str, lineage.Step] = {}
-        self.waits: dict[str, tuple[float, str]] = {}
-        """Steps whose pod has not started: since when, and why."""
+        self.begun = 0.0
+        """When its first pod was made; 0 before."""
+        self.looked = 0.0
+        """When its Workflow was read."""
+        self.waits: dict[str, tuple[float, str]] = {"": (0.0, "")}
+        """Pods that have not started, by name, and the run itself: since when, and why."""
 
-    def follow(self) -> Steps:
+    def follow(self, timeout: float | None = None) -> Steps:
         """Tell how the run goes until it ends; patient while Kubeflow Pipelines does not answer.
+
+        Args:
+            timeout: seconds that it may take once it has left the queue; then it is cancelled. None: as long as it likes.
 
         Raises:
             StepFailed: a step ended with an error, its pod does not start, or the run ended otherwise.
@@ -52,90 +62,95 @@ class Run:
         while True:
             try:
                 run = self.client.get_run(self.id)
-                self._look(run)
+                self._look()
+                if run.state not in ENDED:
+                    self._waiting()
                 seen = time.monotonic()
                 if run.state in ENDED:
                     break
             except self.away_errors as error:
                 if time.monotonic() - seen > AWAY_TIMEOUT:
                     raise StepFailed(f"Kubeflow Pipelines at {self.host} does not answer: {error}") from None
-            if time.monotonic() - self.steps.start > RUN_TIMEOUT:
+            if timeout and self.begun and time.monotonic() - self.begun > timeout:
                 self.client.terminate_run(self.id)
-                raise StepFailed(f"the run did not end within {RUN_TIMEOUT} s and was cancelled; see {self.steps.url}")
+                raise StepFailed(f"the run did not end within {timeout} s and was cancelled; see {self.steps.url}")
             time.sleep(1)
         if run.state != "SUCCEEDED":
-            failed = [step for step in self.known.values() if step.state == "failed"]
-            if failed:
-                raise StepFailed(f"Step {failed[0].name} failed: {last_sentence(self._log(failed[0]))}")
-            reason = run.error.message if run.error else f"see {self.steps.url}"
-            raise StepFailed(f"the run ended as {run.state}: {reason}")
+            raise StepFailed(self._reason(run))
         return self.steps
 
-    def _look(self, run: Any) -> None:
+    def _look(self) -> None:
         """Tell what is new since the last look."""
         for step in lineage.steps(self.host, self.id):
             former = self.known.get(step.name)
             self.known[step.name] = step
             if former is None:
                 self.steps.say(f"→ {step.name}")
-            if step.state == "running":
-                self._waiting(run, step)
-            elif former is None or former.state == "running":
-                for line in self._log(step):
+            if step.state != "running" and (former is None or former.state == "running"):
+                for line in own_words(self._log(step)):
                     self.steps.say(f"  {line}")
                 self.steps.outputs[step.name] = step.outputs
                 cached = "as before" if step.state == "cached" else ""
                 self.steps.ended(step.name, step.seconds, ok=step.state in ("succeeded", "cached"), how=cached)
 
-    def _waiting(self, run: Any, step: lineage.Step) -> None:
-        """Tell why the pod of a step does not start, each reason once.
+    def _waiting(self) -> None:
+        """Tell what the run and its pods wait for, each reason once.
 
         Raises:
-            StepFailed: it has been waiting for too long; the run is cancelled.
+            StepFailed: a pod has been waiting for too long; the run is cancelled.
         """
-        if step.pod:
+        started = {bool(step.pod) for step in self.known.values() if step.state == "running"}
+        if started == {True} or time.monotonic() - self.looked < LOOK:
+            return  # all that is to run does
+        found, self.looked = workflow.fetch(self.host, self.id), time.monotonic()
+        if found.queued:
+            if not self.waits[""][1]:
+                self.steps.say("  it waits in the queue: other runs come first (pipelines.runs.parallelism)")
+                self.waits[""] = self.looked, "queue"
             return
-        since, told = self.waits.setdefault(step.name, (time.monotonic(), ""))
-        if time.monotonic() - since < 10:
-            return
-        reason = self._reason(run, step) or told
-        if reason != told:
-            self.steps.say(f"  its pod waits: {reason}")
-            self.waits[step.name] = since, reason
-        if reason and time.monotonic() - since > START_TIMEOUT:
-            self.client.terminate_run(self.id)
-            raise StepFailed(f"the pod of step {step.name} does not start: {reason}")
+        if found.pods and not self.begun:
+            self.begun = self.looked
+        names = {pod.name: pod for pod in found.pods if pod.waits}
+        self.waits = {name: about for name, about in self.waits.items() if name in names or not name}
+        for name, pod in names.items():
+            since, told = self.waits.setdefault(name, (self.looked, ""))
+            if self.looked - since < 2 * LOOK:
+                continue
+            if pod.waits != told:
+                self.steps.say(f"  {name}: its pod waits: {pod.waits}")
+            # where it queues for CPU that others have now, the clock does not run
+            self.waits[name] = self.looked if pod.queues else since, pod.waits
+            if not pod.queues and self.looked - since > START_TIMEOUT:
+                self.client.terminate_run(self.id)
+                raise StepFailed(f"the pod of {name} does not start: {pod.waits}")
 
-    def _reason(self, run: Any, step: lineage.Step) -> str:
-        """Look up the last warning about the pod of a step that has not started."""
-        tasks = run.run_details.task_details if run.run_details else []
-        nodes = [child.pod_name for task in tasks if task.display_name == step.name for child in task.child_tasks or []]
-        if not nodes:
-            return ""
-        workflow, _, number = nodes[0].rpartition("-")  # Argo's node, of which the pod has its name
-        pod = f"{workflow}-system-container-impl-{number}"
-        events = []
-        with contextlib.suppress(requests.RequestException):
-            events = self._ask("events", step, podname=pod).json().get("items", [])
-        said = [event["message"] for event in events if event["type"] == "Warning"]
-        # "Error: ImagePullBackOff" says less than the one before it
-        return next((text for text in reversed(said) if not text.startswith("Error: ")), "".join(said[-1:]))
+    def _reason(self, run: Any) -> str:
+        """Why the run failed: of the pod that failed first, of the step that ML Metadata knows, or of the run."""
+        if any(each.state == "CANCELING" for each in run.state_history or []):
+            return f"the run was cancelled; see {self.steps.url}"
+        found = workflow.Workflow()
+        with contextlib.suppress(*self.away_errors):
+            found = workflow.fetch(self.host, self.id)
+        failed = [step for step in self.known.values() if step.state == "failed"]
+        if pod := found.failed():
+            log = [
+                line for step in self.known.values() if step.pod.endswith(f"-{pod.number}") for line in self._log(step)
+            ]
+            return f"{pod.name[0].upper()}{pod.name[1:]} failed: {workflow.reason(pod, log)}"
+        if failed:
+            return f"Step {failed[0].name} failed: {last_sentence(list(own_words(self._log(failed[0]))))}"
+        told = workflow.reason(workflow.Pod("", False, found.phase, found.message)) if found.message else ""
+        return f"the run ended as {run.state}: {told or (run.error.message if run.error else f'see {self.steps.url}')}"
 
     def _log(self, step: lineage.Step) -> list[str]:
         """Read what a step said: from its pod, or from the bucket when that is gone."""
-        if not step.pod:
-            return []
+        about = {"podname": step.pod, "podnamespace": step.namespace, "runid": self.id}
         with contextlib.suppress(requests.RequestException):
-            return list(own_words(self._ask("logs", step, podname=step.pod, runid=self.id).text.splitlines()))
+            if step.pod:
+                answer = requests.get(f"{self.host}/k8s/pod/logs", params=about, timeout=15)
+                answer.raise_for_status()
+                return answer.text.splitlines()
         return []
-
-    def _ask(self, what: str, step: lineage.Step, **about: str) -> requests.Response:
-        """Ask the user interface's own endpoints about a pod."""
-        # ML Metadata knows it once the pod has started
-        about["podnamespace"] = step.namespace or platform.find("KF_PIPELINES_NAMESPACE", platform.namespace())
-        answer = requests.get(f"{self.host}/k8s/pod/{what}", params=about, timeout=15)
-        answer.raise_for_status()
-        return answer
 
 
 def run(host: str, pipeline: Any, arguments: dict[str, Any], out: Any = sys.stdout) -> Steps:
@@ -149,14 +164,17 @@ def run(host: str, pipeline: Any, arguments: dict[str, Any], out: Any = sys.stdo
 
     Raises:
         StepFailed: a step ended with an error, its pod does not start, or nothing answers at `host`.
+        Error: the arguments are too large.
     """
+    if large := workflow.check(arguments):
+        raise Error(large)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with _answering(host), warnings.catch_warnings(), contextlib.redirect_stdout(None):
         warnings.simplefilter("ignore")
         client = _client(host)
         run_id = client.create_run_from_pipeline_func(pipeline, arguments=arguments).run_id
     try:
-        return Run(client, run_id, host, out).follow()
+        return Run(client, run_id, host, out).follow(RUN_TIMEOUT)
     except KeyboardInterrupt:
         client.terminate_run(run_id)
         raise
@@ -198,8 +216,8 @@ def _answering(host: str) -> Iterator[None]:
     try:
         yield
     except ApiException as error:
-        said = re.search(r'"error":\s*"([^"]+)', str(error.body))
-        reason = said[1] if said else f"{error.status} {error.reason}"
-        raise StepFailed(f"Kubeflow Pipelines at {host} refuses: {reason}") from None
+        said = re.search(r'"(?:error|message)":\s*"((?:[^"\\]|\\.)+)"', str(error.body))
+        reason = json.loads(f'"{said[1]}"') if said else f"{error.status} {error.reason}"
+        raise StepFailed(f"Kubeflow Pipelines at {host} refuses: {workflow.explain(reason)}") from None
     except HTTPError as error:
         raise StepFailed(f"Kubeflow Pipelines at {host} does not answer: {error}") from None

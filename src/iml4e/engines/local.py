@@ -1,18 +1,28 @@
 """Runs a pipeline by `kfp.local`: each step a process with this environment, one after the other."""
 
+import contextlib
+import errno
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+import uuid
 import warnings
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from iml4e.engines import StepFailed, Steps, last_sentence, own_words
+from iml4e.engines import StepFailed, Steps, exception, last_sentence, own_words, workflow
+
+#: Tag of the MLflow runs that steps open, with the id of the run here.
+TAG = "iml4e.local_run"
+#: Seconds that a step has to end when the run is interrupted.
+GRACE = 10
 
 
 class LocalSteps(Steps):
@@ -21,6 +31,10 @@ class LocalSteps(Steps):
     failed = ""
     """The sentence with which a step failed."""
 
+    def __init__(self, out: Any) -> None:
+        super().__init__(out)
+        self.id = uuid.uuid4().hex
+
     def run(self, full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
         """Run one step and return its exit code; has the signature of the function of kfp.local that it replaces."""
         name = full_command[full_command.index("--function_to_execute") + 1]
@@ -28,25 +42,74 @@ class LocalSteps(Steps):
         self.say(f"→ {name}")
         begun = time.monotonic()
         last: deque[str] = deque(maxlen=40)
-        with subprocess.Popen(
-            full_command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            env={**os.environ, **(env_vars or {})},
-        ) as process:
-            for line in own_words(process.stdout or ()):
-                last.append(line)
-                self.say(f"  {line}")
-        self.ended(name, time.monotonic() - begun, ok=not process.returncode)
-        if process.returncode:
+        # MLflow's own variable: the runs that a step opens can be found, and ended, when it is killed
+        context = {**json.loads(os.environ.get("MLFLOW_RUN_CONTEXT") or "{}"), TAG: self.id}
+        env = {**os.environ, "MLFLOW_RUN_CONTEXT": json.dumps(context), **(env_vars or {})}
+        code = 0
+        try:
+            process = subprocess.Popen(
+                full_command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=env
+            )
+        except OSError as error:
+            if error.errno != errno.E2BIG:
+                raise
+            code, last = 1, deque(["argument list too long"])
+        else:
+            with process, _ending(process):
+                for line in own_words(process.stdout or ()):
+                    last.append(line)
+                    self.say(f"  {line}")
             code = process.returncode
-            how = f"exit code {code}" if code > 0 else f"ended by signal {-code}" + " (out of memory?)" * (code == -9)
-            self.failed = f"Step {name} failed: {last_sentence(list(last)) if last else how}"
+        self.ended(name, time.monotonic() - begun, ok=not code)
+        if code:
+            self.failed = f"Step {name} failed: {_reason(code, list(last))}"
+            self.end_tracking("KILLED" if code in (-signal.SIGINT, -signal.SIGTERM) else "FAILED")
         else:
             self.outputs[name] = returned(executor_input["outputs"])
-        return process.returncode
+        return code
+
+    def end_tracking(self, status: str) -> None:
+        """End the MLflow runs that a step left open: it was killed, or interrupted.
+
+        Args:
+            status: KILLED or FAILED.
+        """
+        if not os.environ.get("MLFLOW_TRACKING_URI"):
+            return
+        from iml4e import Error, registry
+
+        try:
+            client = registry.client()
+            with registry.told():
+                experiments = [each.experiment_id for each in client.search_experiments()]
+                mine = f"tags.`{TAG}` = '{self.id}' and attributes.status = 'RUNNING'"
+                for run in client.search_runs(experiments, mine):
+                    client.set_terminated(run.info.run_id, status)
+        except Error as error:
+            self.say(f"an MLflow run may still be called running: {error}")
+
+
+@contextlib.contextmanager
+def _ending(process: subprocess.Popen[str]) -> Iterator[None]:
+    """Leave no process behind when the run is interrupted."""
+    try:
+        yield
+    except BaseException:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE)
+        process.kill()
+        raise
+
+
+def _reason(code: int, said: list[str]) -> str:
+    """Why a step failed: its exception, or its exit code and its last words."""
+    if "argument list too long" in said:
+        return workflow.too_large("its inputs")
+    if code == 1 and exception(said):
+        return last_sentence(said)
+    how = workflow.how(code if code > 0 else 128 - code) + " (out of memory?)" * (code == -signal.SIGKILL)
+    return how + (f": {last_sentence(said)}" if said else "")
 
 
 def returned(outputs: dict[str, Any]) -> dict[str, Any]:
@@ -60,11 +123,12 @@ def returned(outputs: dict[str, Any]) -> dict[str, Any]:
 
 
 def run(pipeline: Any, arguments: dict[str, Any], out: Any = sys.stdout) -> Steps:
-    """Run a compiled pipeline, or a single step, here.
+    """Run a compiled pipeline, or a single step, here; interrupted, it ends the step and the MLflow runs that it opened.
 
     Raises:
         StepFailed: a step ended with an error.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     from kfp import local
     from kfp.local import subprocess_task_handler
 
@@ -81,6 +145,9 @@ def run(pipeline: Any, arguments: dict[str, Any], out: Any = sys.stdout) -> Step
             pipeline(**arguments)
         except RuntimeError as error:
             raise StepFailed(steps.failed or str(error)) from None
+        except KeyboardInterrupt:
+            steps.end_tracking("KILLED")
+            raise
         finally:
             sys.stdout = stdout
             logging.disable(logging.NOTSET)
