@@ -61,7 +61,9 @@ def test_all_text_tells_all_names_apart(cluster: Cluster, connect: Connect, data
         assert rows(connection, f"{tables} AND table_collation <> 'utf8mb4_nopad_bin'") == []
         # a column of JSON is utf8mb4_bin by definition
         columns = "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = DATABASE()"
-        other = "collation_name <> 'utf8mb4_nopad_bin' AND NOT (collation_name = 'utf8mb4_bin' AND data_type = 'longtext')"
+        other = (
+            "collation_name <> 'utf8mb4_nopad_bin' AND NOT (collation_name = 'utf8mb4_bin' AND data_type = 'longtext')"
+        )
         assert rows(connection, f"{columns} AND {other}") == []
 
 
@@ -72,7 +74,8 @@ def test_a_table_that_names_no_collation_tells_all_names_apart(
     names = ["a", "A", "á", "a ", "ａ"]
     rows(mlflow_user, f"CREATE TABLE `{unique}` (name VARCHAR(20) PRIMARY KEY) {charset}")
     try:
-        rows(mlflow_user, f"INSERT INTO `{unique}` VALUES {', '.join(f"('{name}')" for name in names)}")
+        for name in names:
+            rows(mlflow_user, f"INSERT INTO `{unique}` VALUES ('{name}')")
         assert {name for (name,) in rows(mlflow_user, f"SELECT name FROM `{unique}`")} == set(names)
     finally:
         rows(mlflow_user, f"DROP TABLE `{unique}`")

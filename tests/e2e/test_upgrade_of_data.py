@@ -153,7 +153,9 @@ def test_an_old_release_is_upgraded_without_loss(release: Release, tmp_path: Pat
         release.helm("upgrade", helm.CHART)
     assert len(json.loads(helm.helm("history", NAME, "--namespace", NAME, "--output", "json"))) == 1
     (command,) = re.findall(r"^kubectl .*$", str(refused.value), re.MULTILINE)
-    subprocess.run([*shlex.split(command), "--kubeconfig", str(release.cluster.config)], check=True, capture_output=True)
+    subprocess.run(
+        [*shlex.split(command), "--kubeconfig", str(release.cluster.config)], check=True, capture_output=True
+    )
     release.helm("upgrade", helm.CHART)
 
     # the conversion is killed as soon as it is at work: the next start goes on
