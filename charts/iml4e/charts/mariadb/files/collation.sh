@@ -58,7 +58,8 @@ keys="(SELECT CONCAT('\`', k.table_schema, '\`.\`', k.table_name, '\`') AS child
 
 tables=$(sql "SELECT DISTINCT CONCAT('\`', t.table_schema, '\`.\`', t.table_name, '\`') $other ORDER BY t.data_length")
 [ -n "$tables" ] || [ -e "$FOREIGN_KEYS" ] || exit 0
-needed=$(sql "SELECT COALESCE(CEIL(MAX(t.data_length + t.index_length) / 1048576), 0) $other")
+needed=$(sql "SELECT COALESCE(CEIL(MAX(file_size) / 1048576), 0) FROM information_schema.innodb_sys_tablespaces
+    WHERE name IN (SELECT CONCAT(t.table_schema, '/', t.table_name) $other)")
 free=$(df --output=avail -B1M "$VOLUME" | tail -n 1)
 if [ "$free" -lt "$needed" ]; then
     say "the volume has ${free// /} MiB free, and its largest table takes $needed MiB while it is converted to $COLLATION." \
