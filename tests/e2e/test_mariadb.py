@@ -52,6 +52,35 @@ def test_text_is_unicode(mlflow_user: pymysql.Connection) -> None:
     assert rows(mlflow_user, "SELECT @@character_set_database") == [("utf8mb4",)]
 
 
+@pytest.mark.parametrize("database", ["mlflow", "mlpipeline", "metadb"])
+def test_all_text_tells_all_names_apart(cluster: Cluster, connect: Connect, database: str) -> None:
+    keys = cluster.secret(f"iml4e-db-{database}")
+    with connect(keys["username"], keys["password"], keys["database"]) as connection:
+        assert rows(connection, "SELECT @@collation_database") == [("utf8mb4_nopad_bin",)]
+        tables = "SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE()"
+        assert rows(connection, f"{tables} AND table_collation <> 'utf8mb4_nopad_bin'") == []
+        # a column of JSON is utf8mb4_bin by definition
+        columns = "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = DATABASE()"
+        other = (
+            "collation_name <> 'utf8mb4_nopad_bin' AND NOT (collation_name = 'utf8mb4_bin' AND data_type = 'longtext')"
+        )
+        assert rows(connection, f"{columns} AND {other}") == []
+
+
+@pytest.mark.parametrize("charset", ["", "CHARSET=utf8mb4", "CHARSET=utf8"])
+def test_a_table_that_names_no_collation_tells_all_names_apart(
+    mlflow_user: pymysql.Connection, unique: str, charset: str
+) -> None:
+    names = ["a", "A", "á", "a ", "ａ"]
+    rows(mlflow_user, f"CREATE TABLE `{unique}` (name VARCHAR(20) PRIMARY KEY) {charset}")
+    try:
+        for name in names:
+            rows(mlflow_user, f"INSERT INTO `{unique}` VALUES ('{name}')")
+        assert {name for (name,) in rows(mlflow_user, f"SELECT name FROM `{unique}`")} == set(names)
+    finally:
+        rows(mlflow_user, f"DROP TABLE `{unique}`")
+
+
 @pytest.mark.parametrize(
     ("user", "password"), [("root", ""), ("", ""), ("mlflow", ""), ("mlflow", "mlflow"), ("root", "root")],
     ids=["root without", "nobody", "mlflow without", "mlflow with its name", "root with its name"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 
 from support.helm import render
 from support.objects import find, of_kind, pod_template
@@ -43,3 +44,17 @@ def test_server_starts_anew_when_its_settings_change() -> None:
 
 def test_every_database_is_mounted_for_the_statements() -> None:
     assert dangling(render("laptop", {**TWO, "pipelines": {"enabled": False}})) == []
+
+
+def test_tables_are_converted_before_the_server_starts_and_take_the_time_they_need() -> None:
+    containers = pod_template(find(render("laptop"), "StatefulSet", "iml4e-mariadb"))["spec"]["initContainers"]
+    assert [container["name"] for container in containers] == ["prepare", "collation"]
+    assert not any("Probe" in key or key == "restartPolicy" for key in containers[1])
+
+
+def test_every_way_to_make_a_table_gets_the_collation_of_the_conversion() -> None:
+    files = find(render("laptop"), "ConfigMap", "iml4e-mariadb")["data"]
+    (collation,) = re.findall(r"^COLLATION=(\w+)$", files["collation.sh"], re.MULTILINE)
+    assert f"collation-server = {collation}\n" in files["my.cnf"]
+    assert re.search(rf"^character-set-collations = .*\butf8mb4={collation}$", files["my.cnf"], re.MULTILINE)
+    assert f"CHARACTER SET utf8mb4 COLLATE {collation}" in files["prepare.sh"]

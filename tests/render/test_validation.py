@@ -67,7 +67,9 @@ def test_impossible_values_are_refused_with_a_sentence(what: str) -> None:
 
 
 def test_every_sentence_is_tried() -> None:
-    text = "".join(path.read_text() for path in CHART.rglob("templates/**/*.yaml"))
+    # what only a cluster can tell is tried there: tests/e2e/test_volumes.py
+    files = [path for path in CHART.rglob("templates/**/*.yaml") if path.name != "validate-volumes.yaml"]
+    text = "".join(path.read_text() for path in files)
     sentences = re.findall(r'(?:\bfail|\brequired|\bprintf) "([^"]{30,})"', text)
     assert sentences
     tried = [sentence for _, sentence in REFUSED.values()]

@@ -42,6 +42,8 @@ statement() {
         user=$(quoted "$secret/username")@\'%\'
         password=$(quoted "$secret/password")
         statement "CREATE DATABASE IF NOT EXISTS \`$database\`"
+        # one that was made by an older chart; its tables are up to collation.sh
+        statement "ALTER DATABASE \`$database\` CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin"
         statement "CREATE USER IF NOT EXISTS $user IDENTIFIED BY $password"
         statement "ALTER USER $user IDENTIFIED BY $password"
         statement "GRANT ALL PRIVILEGES ON \`$(printf %s "$database" | sed 's/_/\\_/g')\`.* TO $user"

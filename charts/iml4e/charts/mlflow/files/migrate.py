@@ -60,6 +60,21 @@ def newest() -> set[str]:
     return revisions - set(re.findall(r"[\"'](\w+)", "\n".join(followed)))
 
 
+def warn_of_collation(connection: Connection) -> None:
+    """Say so if the database takes names that differ in case alone for one; our own MariaDB does not."""
+    collations = connection.execute(
+        text(
+            "SELECT @@collation_database UNION SELECT collation_name FROM information_schema.columns "
+            "WHERE table_schema = DATABASE() AND collation_name IS NOT NULL"
+        )
+    ).scalars()
+    if blind := sorted(name for name in collations if name.endswith("_ci")):
+        say(
+            f"WARNING: collation {', '.join(blind)} takes names that differ in case or accents alone (metrics, tags, models) "
+            "for one, so they collide or replace each other. docs/install.md, A database of your own, converts it."
+        )
+
+
 def migrate(connection: Connection, uri: str) -> int:
     """Migrate, unless the schema is the newest; return the exit code of MLflow."""
     tables = inspect(connection).get_table_names()
@@ -94,6 +109,7 @@ def main() -> None:
             sys.exit(
                 f"migrate: another pod has been migrating for {PATIENCE} s. Look at its log; this one tries again."
             )
+        warn_of_collation(connection)
         sys.exit(migrate(connection, uri))
 
 
