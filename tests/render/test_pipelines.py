@@ -305,8 +305,14 @@ def test_proxies_are_not_asked_for_the_cluster() -> None:
 
 def test_a_private_authority_is_trusted_by_servers_and_steps() -> None:
     objects = platform(caCertificate={"existingSecret": "company-ca", "key": "root.pem"})
-    variables = environment(objects, "iml4e-pipelines")
-    assert (variables["CABUNDLE_SECRET_NAME"], variables["CABUNDLE_KEY_NAME"]) == ("company-ca", "root.pem")
+    assert "/etc/ssl/iml4e" in environment(objects, "iml4e-pipelines")["SSL_CERT_DIR"]
+    spec = yaml.safe_load(controller_config(objects)["workflowDefaults"]["spec"]["podSpecPatch"])
+    (main,), (volume,) = spec["containers"], spec["volumes"]
+    assert volume["secret"] == {"secretName": "company-ca", "items": [{"key": "root.pem", "path": "ca.crt"}]}
+    assert main["volumeMounts"][0]["name"] == volume["name"]
+    file = f"{main['volumeMounts'][0]['mountPath']}/ca.crt"
+    trusted = {variable["name"]: variable["value"] for variable in main["env"]}
+    assert trusted == dict.fromkeys(("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE"), file)
     assert controller_config(objects)["artifactRepository"]["s3"]["caSecret"] == {
         "name": "company-ca",
         "key": "root.pem",
