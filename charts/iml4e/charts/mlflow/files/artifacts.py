@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Any
 
 import boto3
-from anyio import CancelScope, CapacityLimiter, fail_after, move_on_after, to_thread
+from anyio import CancelScope, CapacityLimiter, fail_after, move_on_after, sleep, to_thread
 from botocore.client import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from mlflow.exceptions import MlflowException, _UnsupportedMultipartUploadException
@@ -37,7 +37,7 @@ PART = 5 * 2**20
 """Bytes of an upload that are in memory; S3 takes no smaller part."""
 UPLOADS = int(os.environ["MAX_UPLOADS"])
 """Uploads at the same time; further ones are told to come again, which MLflow's clients do."""
-THREADS = 6
+THREADS = 2
 """Calls to the S3 store at the same time, in threads apart from those of MLflow's handlers: tracking goes on meanwhile."""
 STALL = 60
 """Seconds that a client may stay silent while it sends an artifact."""
@@ -88,9 +88,11 @@ async def drain(body: AsyncIterator[bytes]) -> None:
 class Artifacts:
     """The routes by which artifacts come and go."""
 
-    def __init__(self, bridge: Any) -> None:
-        self.bridge = bridge
-        """MLflow's own handlers, for artifacts that are not in an S3 store."""
+    def __init__(self, handlers: Any) -> None:
+        self.handlers = handlers
+        """MLflow's own."""
+        self.answering = 0
+        """Requests that they are answering."""
         self.bucket, self.root = split(os.environ["_MLFLOW_SERVER_ARTIFACT_DESTINATION"])
         self.uploads = 0
         self.threads = CapacityLimiter(THREADS)
@@ -135,6 +137,21 @@ class Artifacts:
             return refused
 
         return Route(path, answer, methods=METHODS)
+
+    async def bridge(self, *request: Any) -> None:
+        """Let MLflow's own handlers answer."""
+        self.answering += 1
+        try:
+            await self.handlers(*request)
+        finally:
+            self.answering -= 1
+
+    async def give_way(self) -> None:
+        """Let tracking go first, for up to 10 ms: a few large artifacts would otherwise take all of the processor."""
+        for _ in range(5):
+            if not self.answering:
+                return
+            await sleep(0.002)
 
     async def run(self, function: Callable[..., Any], **arguments: Any) -> Any:
         """Call what blocks in a thread."""
@@ -226,6 +243,7 @@ class Artifacts:
         try:
             while chunk := await to_thread.run_sync(body.read, CHUNK, limiter=self.threads):
                 yield chunk
+                await self.give_way()
         finally:
             body.close()
 
@@ -260,6 +278,7 @@ class Artifacts:
         try:
             while chunk := await self.next(body):
                 buffer += chunk
+                await self.give_way()
                 # S3 takes 10,000 parts: they grow with their number, up to 275 GB in all
                 if len(buffer) < PART * (1 + len(done) // 1000):
                     continue
