@@ -129,9 +129,15 @@ def exclusively(body: Callable[[], None]) -> Callable[[], None]:
     """A script's body of which one runs at a time on this machine: a second one would undo what the first has half done."""
 
     def locked() -> None:
-        CACHE.mkdir(parents=True, exist_ok=True)
+        try:
+            CACHE.mkdir(parents=True, exist_ok=True)
+            lock = (CACHE / "lock").open("a+")
+        except OSError:
+            # somebody who may write nothing there learns from the checks what is missing
+            body()
+            return
         # ends with the process, however that ends
-        with (CACHE / "lock").open("a+") as file:
+        with lock as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
