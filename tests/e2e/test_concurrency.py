@@ -190,7 +190,7 @@ def endpoint(cluster: Cluster, front_door: FrontDoor, model_uri: str, monkeypatc
 
 
 def test_a_deployment_that_another_took_over_changes_nothing_more(
-    front_door: FrontDoor, endpoint: str, bottle: dict[str, float]
+    cluster: Cluster, front_door: FrontDoor, endpoint: str, bottle: dict[str, float]
 ) -> None:
     """Its check, its crown, its way back and its removal come too late: version 2 stays, and stays the champion."""
     before = serving._served(Namespace(NAMESPACE), endpoint)
@@ -210,7 +210,9 @@ def test_a_deployment_that_another_took_over_changes_nothing_more(
         serving._remove(Namespace(NAMESPACE), gone)
     served = serving.find(endpoint)
     assert (served.version, served.ready) == ("2", True)
-    assert front_door.model(endpoint, NAMESPACE).predict(row).headers["x-model-version"] == "2"
+    model = front_door.model(endpoint, NAMESPACE)
+    # the pod of version 1 answers until the gateway has learned that it goes
+    cluster.wait("version 2 to answer", lambda: model.predict(row).headers["x-model-version"] == "2", 30)
     champion = registry.champion(endpoint)
     assert champion
     assert (champion.version, champion.tags[serving.TAG]) == ("2", f"{NAMESPACE}/{endpoint}")
