@@ -76,7 +76,7 @@ def test_a_part_that_is_off_is_missed_by_nobody(part: str) -> None:
 def test_a_part_that_is_off_takes_nothing_else_along(part: str) -> None:
     without = {kind_and_name(thing) for thing in render(values=only(*(name for name in EVERY if name != part)))}
     missing = [thing for thing in render() if kind_and_name(thing) not in without]
-    # a route is of no use without the front door, nor the Job that ends MLflow's runs without MLflow
+    # a route is of no use without the gateway, nor the Job that ends MLflow's runs without MLflow
     may_go = [
         thing
         for thing in missing

@@ -243,6 +243,27 @@ def test_answers_have_a_limit(method: str, query: bytes, body: bytes, seen: Any)
         assert json.loads(got["body"]) == seen
 
 
+POINTS = [{"key": "loss", "step": step} for step in range(3)]
+
+
+def test_a_history_is_one_answer_of_all_pages() -> None:
+    server = Server((200, {"metrics": POINTS[:2], "next_page_token": "more"}), (200, {"metrics": POINTS[2:]}))
+    messages = ask(app.Histories(server), {}, method="GET", path="/x/metrics/get-history", query=b"metric_key=loss")
+    assert told(messages) == (200, {"metrics": POINTS})
+
+
+def test_a_history_that_fails_is_told() -> None:
+    server = Server((404, {"error_code": "RESOURCE_DOES_NOT_EXIST"}))
+    messages = ask(app.Histories(server), {}, method="GET", path="/x/metrics/get-history")
+    assert told(messages) == (404, {"error_code": "RESOURCE_DOES_NOT_EXIST"})
+
+
+def test_a_history_that_fails_in_the_middle_does_not_pass_for_whole() -> None:
+    server = Server((200, {"metrics": POINTS, "next_page_token": "more"}), (500, {"error_code": "INTERNAL_ERROR"}))
+    messages = ask(app.Histories(server), {}, method="GET", path="/x/metrics/get-history")
+    assert messages[-1]["more_body"], "the answer must stay unfinished"
+
+
 MINIO = "We encountered an internal error, please try again."
 
 

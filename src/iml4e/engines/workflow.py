@@ -57,9 +57,8 @@ class Pod:
     def queues(self) -> bool:
         """Whether it waits for CPU or memory that other pods hold now."""
         lacking = set(re.findall(r"Insufficient ([\w/-]+(?:\.[\w/-]+)*)", self.message))
-        fits = (
-            "Preemption is not helpful" not in self.message
-        )  # which is said of a request that no node could ever meet
+        # the scheduler says so of a request that no node could ever meet
+        fits = "Preemption is not helpful" not in self.message
         return bool(lacking) and lacking <= {"cpu", "memory", "pods", "ephemeral-storage"} and fits
 
     @property

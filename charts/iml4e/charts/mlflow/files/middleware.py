@@ -72,26 +72,21 @@ class Again:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer a request; only an answer of 400 is held back until it is whole."""
         headers = dict(scope.get("headers", ()))
-        json = headers.get(b"content-type", b"").startswith(b"application/json")
-        if scope["type"] != "http" or not json or not 0 < int(headers.get(b"content-length", 0)) <= 4 * SMALL_BODY:
+        is_json = headers.get(b"content-type", b"").startswith(b"application/json")
+        if scope["type"] != "http" or not is_json or not 0 < int(headers.get(b"content-length", 0)) <= 4 * SMALL_BODY:
             await self.app(scope, receive, send)
             return
-        body = [await receive()]
-        while body[-1].get("more_body"):
-            body.append(await receive())
+        body = await Request(scope, receive).body()
         for attempt in range(TRIES):
-            parts, held = iter(body), []
+            held: list[dict[str, Any]] = []
 
-            async def replay(parts: Any = parts) -> Any:
-                return next(parts, None) or await receive()
-
-            async def hold(message: Any, held: Any = held) -> None:
-                if held or message.get("status") == 400:
+            async def hold(message: dict[str, Any], held: list[dict[str, Any]] = held) -> None:
+                if held or message.get("status") == HTTPStatus.BAD_REQUEST:
                     held.append(message)
                 else:
                     await send(message)
 
-            await self.app(dict(scope), replay, hold)
+            await self.app(dict(scope), replay(body, receive), hold)
             answer = b"".join(each.get("body", b"") for each in held)
             if attempt == TRIES - 1 or not answer.startswith(DUPLICATE):
                 break
@@ -158,11 +153,11 @@ class Histories:
                 query = {**scope, "query_string": scope["query_string"] + b"&" + asked}
                 await self.app(query, replay(b"", receive), keep(page))
             start, content = page[0], b"".join(message.get("body", b"") for message in page)
-            if start["status"] != HTTPStatus.OK and not begun:
-                for message in page:
+            if start["status"] != HTTPStatus.OK:
+                # after the first page the answer stays unfinished, which clients notice: a part must not pass for the whole
+                for message in () if begun else page:
                     await send(message)
                 return
-            # an error in the middle leaves the answer unfinished, which clients notice
             answer = json.loads(content)
             points = json.dumps(answer.get("metrics", []))[1:-1].encode()
             if not begun:
@@ -197,7 +192,7 @@ class Bodies:
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """Answer 413 to a body above the limit; hand large bodies to MLflow one at a time, when they are complete."""
         if scope["type"] == "lifespan":
-            # more threads would only wait for each other, and for one of 15 connections to the database
+            # as many as have their two connections to the database (MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW)
             to_thread.current_default_thread_limiter().total_tokens = 10
         if scope["type"] != "http" or (scope["method"] == "PUT" and scope["path"].startswith(ARTIFACTS)):
             await self.app(scope, receive, send)
