@@ -227,7 +227,7 @@ def components() -> tuple[Component, ...]:
     )
 
 
-#: Host ports that the cluster and the front door use.
+#: Host ports that the cluster and the gateway use.
 PORTS = {
     2379: "etcd",
     2380: "etcd",
@@ -237,7 +237,7 @@ PORTS = {
     10256: "kube-proxy",
     10257: "kube-controller-manager",
     10259: "kube-scheduler",
-    30080: "the front door",
+    30080: "the gateway",
 }
 
 
@@ -475,7 +475,7 @@ def _configuration() -> None:
         "healthzBindAddress": "127.0.0.1:10256",
         "metricsBindAddress": "127.0.0.1:10249",
         "mode": "iptables",
-        # The front door of a bare machine is for people on that machine.
+        # The gateway of a bare machine is for people on that machine.
         "nodePortAddresses": ["127.0.0.0/8"],
     }
     _write(STATE / "kube-proxy.json", json.dumps(proxy, indent=1))

@@ -216,7 +216,7 @@ def up() -> None:
 
 
 def _predict() -> None:
-    """Ask the served wine model for one prediction through the front door."""
+    """Ask the served wine model for one prediction through the gateway."""
     url = os.environ.get("IML4E_URL", "http://127.0.0.1:30080") + f"/models/{NAMESPACE}/wine/v1/models/wine:predict"
     sample = [[13.2, 1.78, 2.14, 11.2, 100.0, 2.65, 2.76, 0.26, 1.28, 4.38, 1.05, 3.4, 1050.0]]
     request = urllib.request.Request(

@@ -1,4 +1,4 @@
-"""Fixtures of the live platform: the cluster, the front door, a client for each service, the two reference models."""
+"""Fixtures of the live platform: the cluster, the gateway, a client for each service, the two reference models."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from support import experiments, helm, store
 from support.k8s import Cluster, kubeconfig
 from support.keepsake import Keepsake
 from support.kubeflow import Kubeflow
-from support.platform import FrontDoor, Model
+from support.platform import Gateway, Model
 
 
 @pytest.fixture(scope="session")
@@ -45,9 +45,9 @@ def values(cluster: Cluster) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def front_door(cluster: Cluster) -> FrontDoor:
+def gateway(cluster: Cluster) -> Gateway:
     """The platform's one address."""
-    return FrontDoor()
+    return Gateway()
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +69,9 @@ def s3_folder(source: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def model_uri(front_door: FrontDoor) -> Iterator[str]:
+def model_uri(gateway: Gateway) -> Iterator[str]:
     """Address in MLflow of a model that tells wines apart, logged from here as from a laptop."""
-    client = front_door.mlflow
+    client = gateway.mlflow
     wines = load_wine(as_frame=True)
     experiment = f"e2e-{uuid.uuid4().hex[:8]}"
     mlflow.set_experiment(experiment)
@@ -83,9 +83,9 @@ def model_uri(front_door: FrontDoor) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def storage_uri(front_door: FrontDoor, model_uri: str) -> str:
+def storage_uri(gateway: Gateway, model_uri: str) -> str:
     """Address of the same model in the object store, as an InferenceService wants it."""
-    return s3_folder(front_door.mlflow.get_logged_model(model_uri.removeprefix("models:/")).artifact_location)
+    return s3_folder(gateway.mlflow.get_logged_model(model_uri.removeprefix("models:/")).artifact_location)
 
 
 @pytest.fixture(scope="session")
@@ -95,9 +95,9 @@ def bottle() -> dict[str, float]:
 
 
 @pytest.fixture(scope="session")
-def keepsake(cluster: Cluster, front_door: FrontDoor, model_uri: str) -> Iterator[Keepsake]:
+def keepsake(cluster: Cluster, gateway: Gateway, model_uri: str) -> Iterator[Keepsake]:
     """Something left in every part, to be found again."""
-    kept = Keepsake(cluster, front_door, model_uri)
+    kept = Keepsake(cluster, gateway, model_uri)
     kept.put()
     yield kept
     kept.remove()
@@ -116,15 +116,15 @@ def digits_run(cluster: Cluster) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def wine(front_door: FrontDoor, wine_run: dict[str, Any]) -> Model:
+def wine(gateway: Gateway, wine_run: dict[str, Any]) -> Model:
     """The model that the pipeline `wine` deployed."""
-    return front_door.model("wine", helm.NAMESPACE)
+    return gateway.model("wine", helm.NAMESPACE)
 
 
 @pytest.fixture(scope="session")
-def digits(front_door: FrontDoor, digits_run: dict[str, Any]) -> Model:
+def digits(gateway: Gateway, digits_run: dict[str, Any]) -> Model:
     """The model that the pipeline `digits` deployed."""
-    return front_door.model("digits", helm.NAMESPACE)
+    return gateway.model("digits", helm.NAMESPACE)
 
 
 @pytest.fixture(autouse=True)
@@ -139,7 +139,7 @@ def only_parts_that_are_on(request: pytest.FixtureRequest) -> None:
 @pytest.fixture(scope="module")
 def kubeflow(
     cluster: Cluster,
-    front_door: FrontDoor,
+    gateway: Gateway,
     values: dict[str, Any],
     s3: Callable[[str], Any],
     tmp_path_factory: pytest.TempPathFactory,
@@ -150,7 +150,7 @@ def kubeflow(
     image = cluster.core.read_namespaced_config_map(f"{helm.RELEASE}-runner", helm.NAMESPACE).data["RUNTIME_IMAGE"]
     if image.startswith(images.REGISTRY):
         image = images.BY_NAME["runtime"].reference  # has the SDK: steps of tests install nothing
-    kubeflow = Kubeflow(cluster, front_door, s3("pipelines"), image, tmp_path_factory.mktemp("packages"))
+    kubeflow = Kubeflow(cluster, gateway, s3("pipelines"), image, tmp_path_factory.mktemp("packages"))
     yield kubeflow
     kubeflow.remove(kubeflow.experiment)
 

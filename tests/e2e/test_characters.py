@@ -11,7 +11,7 @@ from kfp import dsl
 
 from iml4e import lineage
 from support.kubeflow import Kubeflow, Run, step
-from support.platform import FrontDoor
+from support.platform import Gateway
 
 WINE, PARTY = "🍷", "Zürich 🎉 北京"
 
@@ -20,11 +20,11 @@ WINE, PARTY = "🍷", "Zürich 🎉 北京"
 
 
 @pytest.fixture
-def client(front_door: FrontDoor, unique: str) -> Iterator[mlflow.MlflowClient]:
+def client(gateway: Gateway, unique: str) -> Iterator[mlflow.MlflowClient]:
     """A client, and an experiment of four-byte characters that goes away with the test."""
-    experiment = front_door.mlflow.create_experiment(f"{unique} {WINE}", tags={"about": WINE})
-    yield front_door.mlflow
-    front_door.mlflow.delete_experiment(experiment)
+    experiment = gateway.mlflow.create_experiment(f"{unique} {WINE}", tags={"about": WINE})
+    yield gateway.mlflow
+    gateway.mlflow.delete_experiment(experiment)
 
 
 def test_mlflow_keeps_them(client: mlflow.MlflowClient, unique: str) -> None:
@@ -40,8 +40,8 @@ def test_mlflow_keeps_them(client: mlflow.MlflowClient, unique: str) -> None:
     assert not client.search_runs([experiment.experiment_id], "tags.text = '🎉'")
 
 
-def test_mlflows_registry_keeps_them(front_door: FrontDoor, unique: str) -> None:
-    client, name = front_door.mlflow, f"{unique} {WINE}"
+def test_mlflows_registry_keeps_them(gateway: Gateway, unique: str) -> None:
+    client, name = gateway.mlflow, f"{unique} {WINE}"
     client.create_registered_model(name, tags={"about": WINE}, description=PARTY)
     try:
         version = client.create_model_version(name, f"s3://mlflow/{unique}", description=PARTY, tags={"text": WINE})

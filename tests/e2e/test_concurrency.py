@@ -20,7 +20,7 @@ from support import experiments
 from support import serving as by_hand
 from support.helm import NAMESPACE
 from support.k8s import Cluster
-from support.platform import FrontDoor
+from support.platform import Gateway
 
 CLIENTS = 20
 
@@ -28,8 +28,8 @@ CLIENTS = 20
 class Clients:
     """Clients of MLflow's REST API that start at the same moment, and repeat nothing."""
 
-    def __init__(self, front_door: FrontDoor) -> None:
-        self.url = f"{front_door.url}/mlflow/api/2.0/mlflow"
+    def __init__(self, gateway: Gateway) -> None:
+        self.url = f"{gateway.url}/mlflow/api/2.0/mlflow"
 
     def post(self, path: str, bodies: list[dict[str, Any]]) -> list[requests.Response]:
         """Send each body, `CLIENTS` at a time."""
@@ -46,25 +46,25 @@ class Clients:
 
 
 @pytest.fixture
-def clients(front_door: FrontDoor) -> Clients:
+def clients(gateway: Gateway) -> Clients:
     """Twenty clients of MLflow."""
-    return Clients(front_door)
+    return Clients(gateway)
 
 
 @pytest.fixture
-def run_id(front_door: FrontDoor, unique: str) -> Iterator[str]:
+def run_id(gateway: Gateway, unique: str) -> Iterator[str]:
     """A run in an experiment of its own."""
-    experiment = front_door.mlflow.create_experiment(unique)
-    yield front_door.mlflow.create_run(experiment).info.run_id
-    front_door.mlflow.delete_experiment(experiment)
+    experiment = gateway.mlflow.create_experiment(unique)
+    yield gateway.mlflow.create_run(experiment).info.run_id
+    gateway.mlflow.delete_experiment(experiment)
 
 
 @pytest.fixture
-def model(front_door: FrontDoor, unique: str) -> Iterator[str]:
+def model(gateway: Gateway, unique: str) -> Iterator[str]:
     """Name of a registered model without versions."""
-    front_door.mlflow.create_registered_model(unique)
+    gateway.mlflow.create_registered_model(unique)
     yield unique
-    front_door.mlflow.delete_registered_model(unique)
+    gateway.mlflow.delete_registered_model(unique)
 
 
 def accepted(answers: list[requests.Response]) -> bool:
@@ -76,9 +76,9 @@ def accepted(answers: list[requests.Response]) -> bool:
 
 
 def test_registrations_of_one_name_are_versions_without_a_gap(
-    front_door: FrontDoor, clients: Clients, model: str, run_id: str
+    gateway: Gateway, clients: Clients, model: str, run_id: str
 ) -> None:
-    source = f"{front_door.mlflow.get_run(run_id).info.artifact_uri}/model"
+    source = f"{gateway.mlflow.get_run(run_id).info.artifact_uri}/model"
     body = {"name": model, "source": source, "run_id": run_id, "tags": [{"key": "k", "value": "v"}]}
     answers = clients.post("model-versions/create", [body] * 5 * CLIENTS)
     assert accepted(answers)
@@ -90,7 +90,7 @@ def test_registrations_of_one_name_are_versions_without_a_gap(
     ("path", "name"), [("registered-models/create", "Registered Model"), ("experiments/create", "Experiment")]
 )
 def test_one_of_many_makes_a_name_and_the_others_are_told(
-    front_door: FrontDoor, clients: Clients, unique: str, path: str, name: str
+    gateway: Gateway, clients: Clients, unique: str, path: str, name: str
 ) -> None:
     answers = clients.post(path, [{"name": unique}] * CLIENTS)
     try:
@@ -100,28 +100,26 @@ def test_one_of_many_makes_a_name_and_the_others_are_told(
         assert all(each["message"].startswith((f"{name}(name={unique})", f"{name} (name={unique})")) for each in told)
     finally:
         if path.startswith("exp"):
-            front_door.mlflow.delete_experiment(front_door.mlflow.get_experiment_by_name(unique).experiment_id)
+            gateway.mlflow.delete_experiment(gateway.mlflow.get_experiment_by_name(unique).experiment_id)
         else:
-            front_door.mlflow.delete_registered_model(unique)
+            gateway.mlflow.delete_registered_model(unique)
 
 
 @pytest.mark.parametrize("what", ["metrics", "params", "tags"])
-def test_the_same_keys_of_a_run_by_many_are_kept(
-    front_door: FrontDoor, clients: Clients, run_id: str, what: str
-) -> None:
+def test_the_same_keys_of_a_run_by_many_are_kept(gateway: Gateway, clients: Clients, run_id: str, what: str) -> None:
     """As the processes of a distributed training do: each writes all keys, in an order of its own."""
     rows = [{"key": f"k{number}", "value": 1 if what == "metrics" else "1"} for number in range(20)]
     if what == "metrics":
         rows = [row | {"timestamp": 1, "step": 0} for row in rows]
     bodies = [{"run_id": run_id, what: rows[first:] + rows[:first]} for first in range(len(rows))]
     assert accepted(clients.post("runs/log-batch", bodies))
-    kept = getattr(front_door.mlflow.get_run(run_id).data, what)
+    kept = getattr(gateway.mlflow.get_run(run_id).data, what)
     assert {row["key"] for row in rows} <= set(kept)
 
 
 @pytest.mark.parametrize("path", ["runs/set-tag", "runs/log-inputs", "experiments/set-experiment-tag"])
-def test_a_key_that_many_add_at_once_is_added(front_door: FrontDoor, clients: Clients, run_id: str, path: str) -> None:
-    experiment = front_door.mlflow.get_run(run_id).info.experiment_id
+def test_a_key_that_many_add_at_once_is_added(gateway: Gateway, clients: Clients, run_id: str, path: str) -> None:
+    experiment = gateway.mlflow.get_run(run_id).info.experiment_id
     dataset = {"name": "wine", "digest": "1", "source_type": "s3", "source": "s3://datasets/wine.csv"}
     body = {
         "runs/set-tag": {"run_id": run_id, "key": "owner", "value": "ann"},
@@ -131,24 +129,24 @@ def test_a_key_that_many_add_at_once_is_added(front_door: FrontDoor, clients: Cl
     assert accepted(clients.post(path, [body] * 2 * CLIENTS))
 
 
-def test_several_who_crown_leave_one_champion(front_door: FrontDoor, model: str, run_id: str) -> None:
-    source = f"{front_door.mlflow.get_run(run_id).info.artifact_uri}/model"
+def test_several_who_crown_leave_one_champion(gateway: Gateway, model: str, run_id: str) -> None:
+    source = f"{gateway.mlflow.get_run(run_id).info.artifact_uri}/model"
     for _ in range(6):
-        front_door.mlflow.create_model_version(model, source, run_id)
+        gateway.mlflow.create_model_version(model, source, run_id)
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(lambda version: registry.crown(model, str(version)), range(1, 7)))
     champion = registry.champion(model)
     assert champion
-    found = front_door.mlflow.search_model_versions(f"name = '{model}'")
+    found = gateway.mlflow.search_model_versions(f"name = '{model}'")
     assert [str(each.version) for each in found if each.current_stage == "Production"] == [champion.version]
     assert [str(each.version) for each in found if each.tags["status"] == "champion"] == [champion.version]
     assert {each.tags["status"] for each in found} == {"champion", "archived"}
 
 
 def test_two_who_put_one_dataset_get_what_they_put(
-    cluster: Cluster, front_door: FrontDoor, unique: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, gateway: Gateway, unique: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with experiments.outside(cluster, front_door) as environment:
+    with experiments.outside(cluster, gateway) as environment:
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
         datasets.client.cache_clear()
@@ -174,9 +172,9 @@ def test_two_who_put_one_dataset_get_what_they_put(
 
 
 @pytest.fixture
-def endpoint(cluster: Cluster, front_door: FrontDoor, model_uri: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def endpoint(cluster: Cluster, gateway: Gateway, model_uri: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A model with two versions, of which the first is served; the endpoint has the model's name."""
-    for name, value in experiments.laptop(cluster, front_door).items():
+    for name, value in experiments.laptop(cluster, gateway).items():
         monkeypatch.setenv(name, value)
     name = f"users-{time.time():.0f}"
     for _ in range(2):
@@ -186,11 +184,11 @@ def endpoint(cluster: Cluster, front_door: FrontDoor, model_uri: str, monkeypatc
         yield name
     finally:
         by_hand.remove(cluster, name)
-        front_door.mlflow.delete_registered_model(name)
+        gateway.mlflow.delete_registered_model(name)
 
 
 def test_a_deployment_that_another_took_over_changes_nothing_more(
-    cluster: Cluster, front_door: FrontDoor, endpoint: str, bottle: dict[str, float]
+    cluster: Cluster, gateway: Gateway, endpoint: str, bottle: dict[str, float]
 ) -> None:
     """Its check, its crown, its way back and its removal come too late: version 2 stays, and stays the champion."""
     before = serving._served(Namespace(NAMESPACE), endpoint)
@@ -210,7 +208,7 @@ def test_a_deployment_that_another_took_over_changes_nothing_more(
         serving._remove(Namespace(NAMESPACE), gone)
     served = serving.find(endpoint)
     assert (served.version, served.ready) == ("2", True)
-    model = front_door.model(endpoint, NAMESPACE)
+    model = gateway.model(endpoint, NAMESPACE)
     # the pod of version 1 answers until the gateway has learned that it goes
     cluster.wait("version 2 to answer", lambda: model.predict(row).headers["x-model-version"] == "2", 30)
     champion = registry.champion(endpoint)
@@ -220,7 +218,7 @@ def test_a_deployment_that_another_took_over_changes_nothing_more(
     assert serving.rollback(endpoint).version == "1"
 
 
-def test_a_deployment_beside_a_removal_is_told(cluster: Cluster, front_door: FrontDoor, endpoint: str) -> None:
+def test_a_deployment_beside_a_removal_is_told(cluster: Cluster, gateway: Gateway, endpoint: str) -> None:
     ends: dict[str, Any] = {}
 
     def act(name: str, wait: float, action: Callable[[], Any]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from support.helm import REPO
-from support.platform import FrontDoor, Model
+from support.platform import Gateway, Model
 
 
 def bash(script: str, folder: Path, seconds: float) -> str:
@@ -44,12 +44,12 @@ def clone(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def quickstart(front_door: FrontDoor, clone: Path) -> Iterator[Path]:
+def quickstart(gateway: Gateway, clone: Path) -> Iterator[Path]:
     """The same; the model that the quickstart registers is gone before and after."""
 
     def clean() -> None:
-        for model in front_door.mlflow.search_registered_models("name='quickstart'"):
-            front_door.mlflow.delete_registered_model(model.name)
+        for model in gateway.mlflow.search_registered_models("name='quickstart'"):
+            gateway.mlflow.delete_registered_model(model.name)
 
     clean()
     yield clone

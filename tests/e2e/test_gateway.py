@@ -1,4 +1,4 @@
-"""One front door: what it leads to, and what it does with the rest."""
+"""One gateway: what it leads to, and what it does with the rest."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from support.components import COMPONENTS, Component
 from support.k8s import Cluster
-from support.platform import FrontDoor, Model
+from support.parts import PARTS, Part
+from support.platform import Gateway, Model
 
 
-def test_root_leads_to_mlflow(front_door: FrontDoor) -> None:
-    answer = front_door.get("/")
+def test_root_leads_to_mlflow(gateway: Gateway) -> None:
+    answer = gateway.get("/")
     assert answer.status_code in (301, 302, 307, 308)
-    assert front_door.get("/", allow_redirects=True).url == f"{front_door.url}/mlflow/"
+    assert gateway.get("/", allow_redirects=True).url == f"{gateway.url}/mlflow/"
 
 
-@pytest.mark.parametrize("component", [c for c in COMPONENTS if c.ui], ids=lambda component: component.name)
-def test_page_of_part_opens(front_door: FrontDoor, values: dict[str, Any], component: Component) -> None:
-    if component.name == "prometheus" and values["global"]["imageRegistry"] == "iml4e.local":
+@pytest.mark.parametrize("part", [c for c in PARTS if c.ui], ids=lambda part: part.name)
+def test_page_of_part_opens(gateway: Gateway, values: dict[str, Any], part: Part) -> None:
+    if part.name == "prometheus" and values["global"]["imageRegistry"] == "iml4e.local":
         pytest.skip("the Prometheus built here has no web page: its files are in no Go module")
-    answer = front_door.get(component.ui, allow_redirects=True)
+    answer = gateway.get(part.ui, allow_redirects=True)
     assert answer.status_code == 200
     assert answer.headers["Content-Type"].startswith("text/html")
-    assert answer.url.startswith(front_door.url)
+    assert answer.url.startswith(gateway.url)
 
 
 @pytest.mark.parametrize("path", ["/nowhere", "/models/", "/models/iml4e/no-such-model/v2/health/live"])
-def test_unknown_path_is_not_found(front_door: FrontDoor, path: str) -> None:
-    assert front_door.get(path).status_code == 404
+def test_unknown_path_is_not_found(gateway: Gateway, path: str) -> None:
+    assert gateway.get(path).status_code == 404
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/dashboard/", "/api/rawdata"])
-def test_gateway_keeps_its_own_pages_to_itself(front_door: FrontDoor, path: str) -> None:
-    assert front_door.get(path).status_code == 404
+def test_gateway_keeps_its_own_pages_to_itself(gateway: Gateway, path: str) -> None:
+    assert gateway.get(path).status_code == 404
 
 
 SEARCH = "/mlflow/ajax-api/2.0/mlflow/experiments/search"
@@ -53,49 +53,49 @@ ADDRESSES = [
 FOREIGN = ["ml.example.com", "10.evil.example.com", "localhost.evil.example.com", "192.168.1.20.evil.example.com"]
 
 
-def write(front_door: FrontDoor, host: str, origin: str) -> requests.Response:
+def write(gateway: Gateway, host: str, origin: str) -> requests.Response:
     """What MLflow's page sends as soon as it is open; it changes nothing."""
     headers = {"Host": host, "Origin": origin}
-    return requests.post(front_door.url + SEARCH, json={"max_results": 1}, headers=headers, timeout=15)
+    return requests.post(gateway.url + SEARCH, json={"max_results": 1}, headers=headers, timeout=15)
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
-def test_a_page_that_opens_works(front_door: FrontDoor, values: dict[str, Any], address: str) -> None:
+def test_a_page_that_opens_works(gateway: Gateway, values: dict[str, Any], address: str) -> None:
     """A laptop, a port-forward, another name of the same machine: all without a hosts file, and never half."""
     host = address.partition("://")[2]
     for part in ("mlflow", "prometheus", "pipelines"):
         if values[part]["enabled"]:
             path = {"mlflow": "/mlflow/", "prometheus": "/prometheus/-/healthy", "pipelines": "/pipeline/"}[part]
-            assert front_door.get(path, headers={"Host": host}).status_code == 200, part
-    answer = write(front_door, host, address)
+            assert gateway.get(path, headers={"Host": host}).status_code == 200, part
+    answer = write(gateway, host, address)
     assert answer.status_code == 200, answer.text
 
 
-def test_the_public_address_works_as_browsers_write_it(front_door: FrontDoor, values: dict[str, Any]) -> None:
+def test_the_public_address_works_as_browsers_write_it(gateway: Gateway, values: dict[str, Any]) -> None:
     """Browsers leave out a default port and write names in lower case; people and proxies do not."""
     url = urlsplit(values["global"]["publicUrl"])
     host = url.hostname
     for asked in (host, host.upper(), f"{host}:80", f"{host}:8443"):
         for scheme in ("http", "https"):
-            assert front_door.get("/mlflow/", headers={"Host": asked}).status_code == 200
-            assert write(front_door, asked, f"{scheme}://{asked}").status_code == 200, (asked, scheme)
+            assert gateway.get("/mlflow/", headers={"Host": asked}).status_code == 200
+            assert write(gateway, asked, f"{scheme}://{asked}").status_code == 200, (asked, scheme)
     # a proxy that changes the header Host
     port = f":{url.port}" if url.port not in (None, 80, 443) else ""
-    assert write(front_door, "10.0.0.5:30080", f"{url.scheme}://{host}{port}").status_code == 200
+    assert write(gateway, "10.0.0.5:30080", f"{url.scheme}://{host}{port}").status_code == 200
 
 
 @pytest.mark.parametrize("host", FOREIGN)
-def test_mlflow_of_a_foreign_host_is_shut_as_a_whole_and_says_what_to_do(front_door: FrontDoor, host: str) -> None:
+def test_mlflow_of_a_foreign_host_is_shut_as_a_whole_and_says_what_to_do(gateway: Gateway, host: str) -> None:
     """Else a web page could lead its own name here (DNS rebinding), and read and write all runs by its reader's browser."""
-    for answer in (front_door.get("/mlflow/", headers={"Host": host}), write(front_door, host, f"http://{host}")):
+    for answer in (gateway.get("/mlflow/", headers={"Host": host}), write(gateway, host, f"http://{host}")):
         assert answer.status_code == 403
         assert "global.publicUrl" in answer.text
         assert "mlflow.allowedHosts" in answer.text
 
 
 @pytest.mark.parametrize("origin", ["http://evil.example.com", "http://203.0.113.7", "null"])
-def test_a_foreign_page_cannot_write(front_door: FrontDoor, origin: str) -> None:
-    answer = write(front_door, "192.168.1.20:30080", origin)
+def test_a_foreign_page_cannot_write(gateway: Gateway, origin: str) -> None:
+    answer = write(gateway, "192.168.1.20:30080", origin)
     assert answer.status_code == 403
     assert "global.publicUrl" in answer.text
 
@@ -110,23 +110,23 @@ def test_a_foreign_host_cannot_be_scraped_by_its_name(cluster: Cluster) -> None:
     assert list(codes.values()) == [200, 200, 403], codes
 
 
-def test_a_foreign_page_cannot_read_metrics(front_door: FrontDoor, values: dict[str, Any]) -> None:
+def test_a_foreign_page_cannot_read_metrics(gateway: Gateway, values: dict[str, Any]) -> None:
     if not values["prometheus"]["enabled"]:
         pytest.skip("prometheus is off in this release")
     path = "/prometheus/api/v1/query?query=up"
     for origin in ("http://evil.example.com", f"{values['global']['publicUrl']}.evil.example.com"):
-        answer = front_door.get(path, headers={"Origin": origin})
+        answer = gateway.get(path, headers={"Origin": origin})
         assert answer.status_code == 200
         assert answer.headers.get("Access-Control-Allow-Origin") not in ("*", origin)
 
 
-def test_models_answer_under_any_name_and_only_to_pages_of_their_own(front_door: FrontDoor, wine: Model) -> None:
+def test_models_answer_under_any_name_and_only_to_pages_of_their_own(gateway: Gateway, wine: Model) -> None:
     asked = {"Host": "ml.example.com", "Origin": "http://evil.example.com", "Access-Control-Request-Method": "POST"}
     answer = requests.options(wine.base + wine.v1, headers=asked, timeout=15)
     assert answer.ok
     assert "Access-Control-Allow-Origin" not in answer.headers
-    assert front_door.get(f"/models/iml4e/{wine.name}{wine.v2}", headers={"Host": "ml.example.com"}).ok
+    assert gateway.get(f"/models/iml4e/{wine.name}{wine.v2}", headers={"Host": "ml.example.com"}).ok
 
 
-def test_front_door_tells_its_own_health(front_door: FrontDoor) -> None:
-    assert front_door.get("/ping").text == "OK"
+def test_gateway_tells_its_own_health(gateway: Gateway) -> None:
+    assert gateway.get("/ping").text == "OK"

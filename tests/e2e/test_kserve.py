@@ -12,7 +12,7 @@ from kubernetes.client.exceptions import ApiException
 from support import serving
 from support.helm import NAMESPACE
 from support.k8s import Cluster
-from support.platform import FrontDoor, Model, Traffic
+from support.platform import Gateway, Model, Traffic
 
 
 @pytest.fixture
@@ -37,10 +37,10 @@ def answers(cluster: Cluster, model: Model, path: str, body: dict[str, Any]) -> 
 
 
 def test_runtime_of_the_release_speaks_both_protocols(
-    cluster: Cluster, front_door: FrontDoor, name: str, storage_uri: str, bottle: dict[str, float]
+    cluster: Cluster, gateway: Gateway, name: str, storage_uri: str, bottle: dict[str, float]
 ) -> None:
     deploy(cluster, name, storage_uri, "mlflow")
-    model = front_door.model(name, NAMESPACE)
+    model = gateway.model(name, NAMESPACE)
     first = answers(cluster, model, f"/v1/models/{name}:predict", {"instances": [bottle]})
     columns = [{"name": k, "shape": [1], "datatype": "FP64", "data": [v]} for k, v in bottle.items()]
     second = answers(cluster, model, f"/v2/models/{name}/infer", {"inputs": columns})
@@ -70,10 +70,10 @@ def test_a_model_is_its_folder_and_not_its_neighbours(
 
 
 def test_extra_packages_are_installed_at_the_start(
-    cluster: Cluster, front_door: FrontDoor, name: str, storage_uri: str, bottle: dict[str, float]
+    cluster: Cluster, gateway: Gateway, name: str, storage_uri: str, bottle: dict[str, float]
 ) -> None:
     deploy(cluster, name, storage_uri, "mlflow", MODEL_SERVER_PACKAGES="cowsay==6.1")
-    answers(cluster, front_door.model(name, NAMESPACE), f"/v1/models/{name}:predict", {"instances": [bottle]})
+    answers(cluster, gateway.model(name, NAMESPACE), f"/v1/models/{name}:predict", {"instances": [bottle]})
     (pod,) = cluster.pods(f"serving.kserve.io/inferenceservice={name}")
     said = cluster.core.read_namespaced_pod_log(pod["metadata"]["name"], NAMESPACE, container="kserve-container")
     assert "installing cowsay==6.1" in said
@@ -99,10 +99,10 @@ def test_a_package_that_does_not_exist_is_told_with_the_exit_code(
 
 
 def test_rolling_update_drops_no_request(
-    cluster: Cluster, front_door: FrontDoor, name: str, storage_uri: str, bottle: dict[str, float]
+    cluster: Cluster, gateway: Gateway, name: str, storage_uri: str, bottle: dict[str, float]
 ) -> None:
     deploy(cluster, name, storage_uri, "mlflow")
-    model = front_door.model(name, NAMESPACE)
+    model = gateway.model(name, NAMESPACE)
     body = {"instances": [bottle]}
     answers(cluster, model, f"/v1/models/{name}:predict", body)
     with Traffic(f"{model.base}/v1/models/{name}:predict", body, pause=0.02) as traffic:

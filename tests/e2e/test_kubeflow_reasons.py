@@ -19,7 +19,7 @@ from iml4e.engines import kfp as engine
 from support import helm
 from support.k8s import Cluster
 from support.kubeflow import Kubeflow, Run, step
-from support.platform import FrontDoor
+from support.platform import Gateway
 
 QUOTA = "e2e-no-gpus"
 GPU = "nvidia.com/gpu"
@@ -218,11 +218,11 @@ def test_later_runs_wait_in_a_queue_and_are_not_cancelled(
 
 
 def test_mlflow_runs_of_cancelled_deleted_and_dead_runs_end(
-    cluster: Cluster, kubeflow: Kubeflow, front_door: FrontDoor, values: dict[str, Any]
+    cluster: Cluster, kubeflow: Kubeflow, gateway: Gateway, values: dict[str, Any]
 ) -> None:
     if not values["pipelines"]["mlflow"]["enabled"]:
         pytest.skip("tracking of runs in MLflow is off in this release: pipelines.mlflow.enabled")
-    mlflow, name = front_door.mlflow, f"{kubeflow.name}-own"
+    mlflow, name = gateway.mlflow, f"{kubeflow.name}-own"
     runs = {how: kubeflow.submit(tracked, experiment=name, how=how) for how in ("dies", "cancelled", "deleted")}
     try:
         for how in ("cancelled", "deleted"):

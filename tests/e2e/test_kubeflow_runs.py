@@ -18,7 +18,7 @@ from iml4e.engines import kfp as engine
 from support.helm import NAMESPACE
 from support.k8s import Cluster
 from support.kubeflow import ARGO, BUCKET, Kubeflow, Run, step
-from support.platform import FrontDoor
+from support.platform import Gateway
 
 GPU = "nvidia.com/gpu"
 ABSENT = "iml4e.local/no/such-image:1"
@@ -292,15 +292,15 @@ def test_the_log_of_a_step_outlives_its_pod_and_its_workflow(
 
 
 def test_mlflow_has_a_run_for_the_pipeline_and_one_for_each_step(
-    front_door: FrontDoor, values: dict[str, Any], run: Run
+    gateway: Gateway, values: dict[str, Any], run: Run
 ) -> None:
     if not values["pipelines"]["mlflow"]["enabled"]:
         pytest.skip("tracking of runs in MLflow is off in this release: pipelines.mlflow.enabled")
     name = values["pipelines"]["mlflow"]["experiment"]
-    experiment = front_door.mlflow.get_experiment_by_name(name).experiment_id
-    (parent,) = front_door.mlflow.search_runs([experiment], f"tags.`kfp.pipeline_run_id` = '{run.id}'")
+    experiment = gateway.mlflow.get_experiment_by_name(name).experiment_id
+    (parent,) = gateway.mlflow.search_runs([experiment], f"tags.`kfp.pipeline_run_id` = '{run.id}'")
     assert parent.info.status == "FINISHED"
-    children = front_door.mlflow.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
+    children = gateway.mlflow.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
     (measured,) = (child for child in children if child.info.run_name == "measure")
     assert measured.info.status == "FINISHED"
     assert measured.data.metrics == {"length": len(f"{run.kubeflow.name} 0")}

@@ -1,4 +1,4 @@
-"""MLflow, through the front door as a data scientist's laptop sees it."""
+"""MLflow, through the gateway as a data scientist's laptop sees it."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import pytest
 import requests
 
 from support.k8s import Cluster
-from support.platform import FrontDoor
+from support.platform import Gateway
 
 SEARCH = "/mlflow/api/2.0/mlflow/experiments/search?max_results=1"
 
 
 @pytest.fixture
-def client(front_door: FrontDoor, unique: str) -> Iterator[mlflow.MlflowClient]:
+def client(gateway: Gateway, unique: str) -> Iterator[mlflow.MlflowClient]:
     """A client, and an experiment of its own that goes away with the test."""
-    experiment = front_door.mlflow.create_experiment(unique)
-    yield front_door.mlflow
-    front_door.mlflow.delete_experiment(experiment)
+    experiment = gateway.mlflow.create_experiment(unique)
+    yield gateway.mlflow
+    gateway.mlflow.delete_experiment(experiment)
 
 
 def test_a_run_is_kept_with_all_that_belongs_to_it(client: mlflow.MlflowClient, unique: str, tmp_path: Path) -> None:
@@ -63,15 +63,15 @@ def test_a_model_is_registered_and_found_by_alias_and_stage(
         client.delete_registered_model(unique)
 
 
-def test_page_asks_for_nothing_outside_its_path(front_door: FrontDoor) -> None:
-    page = front_door.get("/mlflow/").text
+def test_page_asks_for_nothing_outside_its_path(gateway: Gateway) -> None:
+    page = gateway.get("/mlflow/").text
     assert '<div id="root"' in page
     assert 'src="/static' not in page
 
 
-def test_a_foreign_host_is_refused(front_door: FrontDoor) -> None:
+def test_a_foreign_host_is_refused(gateway: Gateway) -> None:
     """Else any web page could talk to MLflow through its reader's browser."""
-    answer = front_door.get(SEARCH, headers={"Host": "evil.example.com"})
+    answer = gateway.get(SEARCH, headers={"Host": "evil.example.com"})
     assert answer.status_code == 403
 
 

@@ -21,7 +21,7 @@ import requests
 
 from support import helm
 from support.k8s import Cluster
-from support.platform import FrontDoor
+from support.platform import Gateway
 
 MIB = 2**20
 LIMIT = 1024 * MIB
@@ -30,20 +30,20 @@ SEARCH = "/mlflow/api/2.0/mlflow/experiments/search?max_results=1"
 
 
 @pytest.fixture
-def run(front_door: FrontDoor, unique: str) -> Iterator[str]:
+def run(gateway: Gateway, unique: str) -> Iterator[str]:
     """A run, whose artifacts go away with the test."""
-    experiment = front_door.mlflow.create_experiment(unique)
-    run = front_door.mlflow.create_run(experiment).info.run_id
+    experiment = gateway.mlflow.create_experiment(unique)
+    run = gateway.mlflow.create_run(experiment).info.run_id
     yield run
-    uri = front_door.mlflow.get_run(run).info.artifact_uri
-    requests.delete(address(front_door, uri, ""), timeout=60)
-    front_door.mlflow.delete_experiment(experiment)
+    uri = gateway.mlflow.get_run(run).info.artifact_uri
+    requests.delete(address(gateway, uri, ""), timeout=60)
+    gateway.mlflow.delete_experiment(experiment)
 
 
 @pytest.fixture
-def folder(front_door: FrontDoor, run: str) -> str:
+def folder(gateway: Gateway, run: str) -> str:
     """Address of the run's artifacts."""
-    return front_door.mlflow.get_run(run).info.artifact_uri
+    return gateway.mlflow.get_run(run).info.artifact_uri
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +59,9 @@ def peak(cluster: Cluster) -> Callable[[], int]:
     return read
 
 
-def address(front_door: FrontDoor, uri: str, path: str) -> str:
+def address(gateway: Gateway, uri: str, path: str) -> str:
     """Address of an artifact at the gateway."""
-    return f"{front_door.url}/mlflow/api/2.0/mlflow-artifacts/artifacts/{uri.removeprefix('mlflow-artifacts:/')}/{path}"
+    return f"{gateway.url}/mlflow/api/2.0/mlflow-artifacts/artifacts/{uri.removeprefix('mlflow-artifacts:/')}/{path}"
 
 
 def pieces(size: int) -> Iterator[bytes]:
@@ -72,20 +72,18 @@ def pieces(size: int) -> Iterator[bytes]:
 
 
 def test_uploads_at_once_leave_memory_flat_and_tracking_awake(
-    front_door: FrontDoor, folder: str, peak: Callable[[], int]
+    gateway: Gateway, folder: str, peak: Callable[[], int]
 ) -> None:
     before, waited = peak(), []
 
     def upload(number: int) -> int:
-        return requests.put(
-            address(front_door, folder, f"{number}.bin"), data=pieces(80 * MIB), timeout=300
-        ).status_code
+        return requests.put(address(gateway, folder, f"{number}.bin"), data=pieces(80 * MIB), timeout=300).status_code
 
     with ThreadPoolExecutor(6) as pool:
         uploads = [pool.submit(upload, number) for number in range(6)]
         while not all(upload.done() for upload in uploads):
             start = time.monotonic()
-            assert front_door.get(SEARCH, timeout=30).status_code == 200
+            assert gateway.get(SEARCH, timeout=30).status_code == 200
             waited.append(time.monotonic() - start)
             time.sleep(0.1)
     assert [upload.result() for upload in uploads] == [200] * 6
@@ -95,9 +93,9 @@ def test_uploads_at_once_leave_memory_flat_and_tracking_awake(
 
 
 def test_large_artifact_comes_back_whole_also_after_a_break(
-    front_door: FrontDoor, folder: str, peak: Callable[[], int]
+    gateway: Gateway, folder: str, peak: Callable[[], int]
 ) -> None:
-    where, sent = address(front_door, folder, "large.bin"), hashlib.sha256()
+    where, sent = address(gateway, folder, "large.bin"), hashlib.sha256()
 
     def body() -> Iterator[bytes]:
         for piece in pieces(300 * MIB + 1):
@@ -121,9 +119,9 @@ def test_large_artifact_comes_back_whole_also_after_a_break(
     assert peak() - before < 50 * MIB
 
 
-def test_pages_fetch_the_same_bytes_as_an_attachment(front_door: FrontDoor, model_uri: str) -> None:
+def test_pages_fetch_the_same_bytes_as_an_attachment(gateway: Gateway, model_uri: str) -> None:
     """The ways of the web pages: by run, by logged model, by version."""
-    client, model = front_door.mlflow, model_uri.rpartition("/")[2]
+    client, model = gateway.mlflow, model_uri.rpartition("/")[2]
     logged = client.get_logged_model(model)
     name = f"e2e-{model[:12]}"
     client.create_registered_model(name)
@@ -132,12 +130,12 @@ def test_pages_fetch_the_same_bytes_as_an_attachment(front_door: FrontDoor, mode
         client.log_text(logged.source_run_id, "Zürich", "städte & co.txt")
         by_model = f"/mlflow/ajax-api/2.0/mlflow/logged-models/{model}/artifacts/files"
         answers = [
-            front_door.get(by_model, params={"artifact_file_path": "MLmodel"}),
-            front_door.get("/mlflow/model-versions/get-artifact", params={"name": name, "version": version, "path": "MLmodel"}),
-            requests.get(address(front_door, logged.artifact_location, "MLmodel"), timeout=15),
+            gateway.get(by_model, params={"artifact_file_path": "MLmodel"}),
+            gateway.get("/mlflow/model-versions/get-artifact", params={"name": name, "version": version, "path": "MLmodel"}),
+            requests.get(address(gateway, logged.artifact_location, "MLmodel"), timeout=15),
         ]  # fmt: skip
         run = {"run_uuid": logged.source_run_id, "path": "städte & co.txt"}
-        text = front_door.get("/mlflow/get-artifact", params=run)
+        text = gateway.get("/mlflow/get-artifact", params=run)
     finally:
         client.delete_registered_model(name)
     assert {answer.status_code for answer in (*answers, text)} == {200}
@@ -149,10 +147,10 @@ def test_pages_fetch_the_same_bytes_as_an_attachment(front_door: FrontDoor, mode
 
 
 @pytest.mark.parametrize("path", ["nothing.bin", "../../../models", "..%2f..%2fmodels", "%2e%2e/x"])
-def test_what_is_not_there_is_a_sentence(front_door: FrontDoor, folder: str, path: str) -> None:
-    target = urlsplit(address(front_door, folder, path))
-    request = requests.Request("GET", front_door.url).prepare()
-    request.url = f"{front_door.url}{target.path}"  # as it is: `requests` would resolve the dots
+def test_what_is_not_there_is_a_sentence(gateway: Gateway, folder: str, path: str) -> None:
+    target = urlsplit(address(gateway, folder, path))
+    request = requests.Request("GET", gateway.url).prepare()
+    request.url = f"{gateway.url}{target.path}"  # as it is: `requests` would resolve the dots
     answer = requests.Session().send(request, timeout=15)
     assert answer.status_code in (400, 404)
     if path == "nothing.bin":
@@ -161,16 +159,16 @@ def test_what_is_not_there_is_a_sentence(front_door: FrontDoor, folder: str, pat
 
 
 def test_upload_that_breaks_off_leaves_nothing(
-    front_door: FrontDoor, folder: str, s3: Callable[[str], Any], cluster: Cluster
+    gateway: Gateway, folder: str, s3: Callable[[str], Any], cluster: Cluster
 ) -> None:
     store, prefix = s3("mlflow"), folder.removeprefix("mlflow-artifacts:/")
-    target = urlsplit(address(front_door, folder, "half.bin"))
+    target = urlsplit(address(gateway, folder, "half.bin"))
     with socket.create_connection((target.hostname, target.port or 80), timeout=15) as connection:
         head = f"PUT {target.path} HTTP/1.1\r\nHost: {target.netloc}\r\nContent-Length: {40 * MIB}\r\n\r\n"
         connection.sendall(head.encode() + bytes(12 * MIB))
         cluster.wait("parts to arrive", lambda: unfinished(store, prefix), 30)
     cluster.wait("the parts to be given back", lambda: not unfinished(store, prefix), 30)
-    assert front_door.mlflow.list_artifacts(prefix.split("/")[1]) == []
+    assert gateway.mlflow.list_artifacts(prefix.split("/")[1]) == []
 
 
 def unfinished(store: Any, prefix: str) -> list[Any]:
@@ -179,18 +177,18 @@ def unfinished(store: Any, prefix: str) -> list[Any]:
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["announced", "chunked"])
-def test_other_large_bodies_are_refused(front_door: FrontDoor, peak: Callable[[], int], chunked: bool) -> None:
+def test_other_large_bodies_are_refused(gateway: Gateway, peak: Callable[[], int], chunked: bool) -> None:
     """Any other body is collected in memory by MLflow."""
     before = peak()
     data = pieces(200 * MIB) if chunked else bytes(200 * MIB)
-    answer = requests.post(f"{front_door.url}/mlflow/api/2.0/mlflow/runs/log-batch", data=data, timeout=60)
+    answer = requests.post(f"{gateway.url}/mlflow/api/2.0/mlflow/runs/log-batch", data=data, timeout=60)
     assert answer.status_code == 413
     assert "mlflow.maxBodyBytes" in answer.json()["message"]
     assert peak() - before < 100 * MIB
 
 
 def test_client_that_wants_signed_urls_goes_through_the_server(
-    front_door: FrontDoor, run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    gateway: Gateway, run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They would name a host that only the cluster knows."""
     monkeypatch.setenv("MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD", "true")
@@ -198,9 +196,9 @@ def test_client_that_wants_signed_urls_goes_through_the_server(
     monkeypatch.setenv("MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE", str(5 * MIB))
     content = os.urandom(12 * MIB)
     (tmp_path / "model.bin").write_bytes(content)
-    front_door.mlflow.log_artifact(run, str(tmp_path / "model.bin"))
+    gateway.mlflow.log_artifact(run, str(tmp_path / "model.bin"))
     (tmp_path / "back").mkdir()
-    back = front_door.mlflow.download_artifacts(run, "model.bin", str(tmp_path / "back"))
+    back = gateway.mlflow.download_artifacts(run, "model.bin", str(tmp_path / "back"))
     assert Path(back).read_bytes() == content
 
 
@@ -250,23 +248,23 @@ def quota(cluster: Cluster) -> Iterator[None]:
 
 
 @pytest.mark.disruptive
-def test_full_bucket_is_a_sentence(front_door: FrontDoor, run: str, full_bucket: None, tmp_path: Path) -> None:
+def test_full_bucket_is_a_sentence(gateway: Gateway, run: str, full_bucket: None, tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(bytes(12 * MIB))
     start = time.monotonic()
     with pytest.raises(Exception, match="artifact store is full"):
-        front_door.mlflow.log_artifact(run, str(tmp_path / "model.bin"))
+        gateway.mlflow.log_artifact(run, str(tmp_path / "model.bin"))
     assert time.monotonic() - start < 20, "to try again does not help"
-    assert front_door.mlflow.list_artifacts(run) == []
+    assert gateway.mlflow.list_artifacts(run) == []
 
 
-def test_a_silent_upload_does_not_keep_others_out(front_door: FrontDoor, folder: str) -> None:
-    target = urlsplit(address(front_door, folder, "silent.bin"))
+def test_a_silent_upload_does_not_keep_others_out(gateway: Gateway, folder: str) -> None:
+    target = urlsplit(address(gateway, folder, "silent.bin"))
     head = f"PUT {target.path} HTTP/1.1\r\nHost: {target.netloc}\r\nContent-Length: {MIB}\r\n\r\n"
     silent = [socket.create_connection((target.hostname, target.port or 80), timeout=15) for _ in range(20)]
     try:
         for connection in silent:
             connection.sendall(head.encode())
-        assert requests.put(address(front_door, folder, "other.bin"), data=b"here", timeout=15).status_code == 200
+        assert requests.put(address(gateway, folder, "other.bin"), data=b"here", timeout=15).status_code == 200
     finally:
         for connection in silent:
             connection.close()
@@ -274,27 +272,27 @@ def test_a_silent_upload_does_not_keep_others_out(front_door: FrontDoor, folder:
 
 
 def test_long_history_of_a_metric_is_whole_and_leaves_memory_flat(
-    front_door: FrontDoor, run: str, peak: Callable[[], int]
+    gateway: Gateway, run: str, peak: Callable[[], int]
 ) -> None:
     """MLflow has 2.5 kB of memory for each point that is in one answer of its own."""
     points = [mlflow.entities.Metric("loss", float(step), step, step) for step in range(45_000)]
     batches = [points[start : start + 1000] for start in range(0, len(points), 1000)]
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda batch: front_door.mlflow.log_batch(run, metrics=batch), batches))
+        list(pool.map(lambda batch: gateway.mlflow.log_batch(run, metrics=batch), batches))
     before = peak()
-    history = front_door.mlflow.get_metric_history(run, "loss")
+    history = gateway.mlflow.get_metric_history(run, "loss")
     assert [point.step for point in history] == list(range(45_000))
-    assert front_door.mlflow.get_metric_history(run, "no such metric") == []
+    assert gateway.mlflow.get_metric_history(run, "no such metric") == []
     assert peak() - before < 80 * MIB
 
 
-def test_long_lists_come_in_pages(front_door: FrontDoor, folder: str, run: str) -> None:
+def test_long_lists_come_in_pages(gateway: Gateway, folder: str, run: str) -> None:
     """One answer with 50,000 runs would take 2 GB."""
-    client, experiment = front_door.mlflow, front_door.mlflow.get_run(run).info.experiment_id
+    client, experiment = gateway.mlflow, gateway.mlflow.get_run(run).info.experiment_id
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: client.create_run(experiment), range(1010)))
     asked = {"experiment_ids": [experiment], "max_results": 50_000}
-    answer = requests.post(f"{front_door.url}/mlflow/api/2.0/mlflow/runs/search", json=asked, timeout=60).json()
+    answer = requests.post(f"{gateway.url}/mlflow/api/2.0/mlflow/runs/search", json=asked, timeout=60).json()
     assert len(answer["runs"]) == 1000
     assert answer["next_page_token"]
     assert len(mlflow.search_runs([experiment], output_format="list")) == 1011

@@ -11,7 +11,7 @@ from kfp import dsl
 from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
 
 from support.kubeflow import BUCKET, Kubeflow, step
-from support.platform import FrontDoor
+from support.platform import Gateway
 
 # case; accents, composed and combined; a trailing space; letters that fold to two; full width; emoji
 NAMES = (
@@ -37,9 +37,9 @@ KEYS = ("Loss", "loss", "LOSS", "café", "cafe", "a b", "a b ", "straße", "stra
 
 
 @pytest.fixture
-def client(front_door: FrontDoor) -> mlflow.MlflowClient:
+def client(gateway: Gateway) -> mlflow.MlflowClient:
     """MLflow."""
-    return front_door.mlflow
+    return gateway.mlflow
 
 
 @pytest.fixture

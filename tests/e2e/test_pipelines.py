@@ -19,7 +19,7 @@ from support import experiments, serving
 from support.helm import NAMESPACE, RELEASE
 from support.k8s import Cluster
 from support.kubeflow import Kubeflow
-from support.platform import FrontDoor, Model
+from support.platform import Gateway, Model
 
 Result = dict[str, Any]
 BOTH = pytest.mark.parametrize("name", ["wine", "digits"])
@@ -32,9 +32,9 @@ def result(request: pytest.FixtureRequest, name: str) -> Result:
 
 
 @pytest.fixture(scope="module")
-def environment(cluster: Cluster, front_door: FrontDoor, wine_run: Result) -> Iterator[dict[str, str]]:
+def environment(cluster: Cluster, gateway: Gateway, wine_run: Result) -> Iterator[dict[str, str]]:
     """Where things are for a run from here; the good run comes first, so that there is a champion to beat."""
-    with experiments.outside(cluster, front_door) as environment:
+    with experiments.outside(cluster, gateway) as environment:
         yield environment
 
 
@@ -42,11 +42,11 @@ def environment(cluster: Cluster, front_door: FrontDoor, wine_run: Result) -> It
 
 
 @BOTH
-def test_run_ends_with_a_served_champion(front_door: FrontDoor, result: Result, name: str) -> None:
+def test_run_ends_with_a_served_champion(gateway: Gateway, result: Result, name: str) -> None:
     assert result["deployed"] is True
     assert result["gate"] == "passed"
     assert result["metrics"]["accuracy"] >= 0.9
-    champion = front_door.mlflow.get_model_version_by_alias(name, "champion")
+    champion = gateway.mlflow.get_model_version_by_alias(name, "champion")
     assert str(champion.version) == str(result["version"])
     assert champion.current_stage == "Production"
     assert champion.tags["status"] == "champion"
@@ -54,11 +54,11 @@ def test_run_ends_with_a_served_champion(front_door: FrontDoor, result: Result, 
 
 
 @BOTH
-def test_run_knows_the_exact_data(front_door: FrontDoor, s3: Callable[[str], Any], result: Result, name: str) -> None:
+def test_run_knows_the_exact_data(gateway: Gateway, s3: Callable[[str], Any], result: Result, name: str) -> None:
     dataset = result["dataset"]
     stored = s3("pipelines").get_object(Bucket="datasets", Key=dataset["key"], VersionId=dataset["version"])
     assert hashlib.sha256(stored["Body"].read()).hexdigest() == dataset["sha256"]
-    run = front_door.mlflow.get_run(result["run_id"])
+    run = gateway.mlflow.get_run(result["run_id"])
     assert run.data.tags["dataset"] == dataset["address"]
     tracked = run.inputs.dataset_inputs[0].dataset
     assert dataset["sha256"].startswith(tracked.digest)
@@ -71,12 +71,12 @@ def test_run_keeps_a_report_on_the_data(s3: Callable[[str], Any], result: Result
 
 
 @BOTH
-def test_served_version_is_the_champion(cluster: Cluster, front_door: FrontDoor, result: Result, name: str) -> None:
+def test_served_version_is_the_champion(cluster: Cluster, gateway: Gateway, result: Result, name: str) -> None:
     service = cluster.get(serving.SERVING, "InferenceService", name)
-    address = front_door.mlflow.get_model_version_download_uri(name, result["version"])
+    address = gateway.mlflow.get_model_version_download_uri(name, result["version"])
     assert service["spec"]["predictor"]["model"]["storageUri"].endswith(address.split(":")[-1].strip("/") + "/")
     serving.wait_ready(cluster, name)
-    answer = front_door.get(f"/models/{NAMESPACE}/{name}/v2/models/{name}")
+    answer = gateway.get(f"/models/{NAMESPACE}/{name}/v2/models/{name}")
     assert answer.headers["x-model-version"] == str(result["version"])
 
 
@@ -147,12 +147,12 @@ UNFIT: dict[str, tuple[bytes, str]] = {
 
 @pytest.fixture
 def untouched(
-    cluster: Cluster, front_door: FrontDoor, wine_run: Result, wine: Model, bottle: dict[str, float]
+    cluster: Cluster, gateway: Gateway, wine_run: Result, wine: Model, bottle: dict[str, float]
 ) -> Iterator[None]:
     """Whatever happens in the test, the champion stays, and goes on answering."""
 
     def state() -> tuple[Any, ...]:
-        champion = front_door.mlflow.get_model_version_by_alias("wine", "champion").version
+        champion = gateway.mlflow.get_model_version_by_alias("wine", "champion").version
         service = cluster.get(serving.SERVING, "InferenceService", "wine")
         return champion, service["spec"]["predictor"]["model"]["storageUri"], service["metadata"]["generation"]
 
@@ -162,9 +162,9 @@ def untouched(
     assert wine.predict([bottle]).ok
 
 
-def versions(front_door: FrontDoor, name: str) -> int:
+def versions(gateway: Gateway, name: str) -> int:
     """How many versions of a model are registered."""
-    return len(front_door.mlflow.search_model_versions(f"name='{name}'"))
+    return len(gateway.mlflow.search_model_versions(f"name='{name}'"))
 
 
 def report(s3: Callable[[str], Any], key: str, version: str) -> dict[str, Any]:
@@ -176,10 +176,10 @@ def report(s3: Callable[[str], Any], key: str, version: str) -> dict[str, Any]:
 @pytest.mark.usefixtures("untouched")
 @pytest.mark.parametrize("what", UNFIT)
 def test_unfit_data_stops_the_run_with_a_report(
-    front_door: FrontDoor, s3: Callable[[str], Any], environment: dict[str, str], unique: str, what: str
+    gateway: Gateway, s3: Callable[[str], Any], environment: dict[str, str], unique: str, what: str
 ) -> None:
     content, says = UNFIT[what]
-    key, before = f"{unique}/wine.csv", versions(front_door, "wine")
+    key, before = f"{unique}/wine.csv", versions(gateway, "wine")
     version = s3("pipelines").put_object(Bucket="datasets", Key=key, Body=content)["VersionId"]
     outcome = experiments.run("wine", environment, dataset_key=key, dataset_version=version)
     assert outcome.code == 1
@@ -188,7 +188,7 @@ def test_unfit_data_stops_the_run_with_a_report(
     kept = report(s3, key, version)
     assert kept["valid"] is False
     assert kept["problems"]
-    assert versions(front_door, "wine") == before
+    assert versions(gateway, "wine") == before
 
 
 @pytest.mark.usefixtures("untouched")
@@ -247,10 +247,10 @@ def test_own_data_that_cannot_be_used_never_becomes_a_version(
 
 @pytest.mark.usefixtures("untouched")
 def test_a_kubeconfig_is_enough(
-    cluster: Cluster, front_door: FrontDoor, wine_run: Result, s3: Callable[[str], Any], tmp_path: Path
+    cluster: Cluster, gateway: Gateway, wine_run: Result, s3: Callable[[str], Any], tmp_path: Path
 ) -> None:
     """Settings, S3 keys and the way to the object store come from the cluster; only the weak model is not deployed."""
-    laptop = experiments.laptop(cluster, front_door)
+    laptop = experiments.laptop(cluster, gateway)
     CSV.sample(frac=0.8, random_state=2).to_csv(tmp_path / "laptop.csv", index=False)
     words = ["--data", str(tmp_path / "laptop.csv")]
     outcome = experiments.run("wine", laptop, *words, regularization=1e-6)
@@ -266,13 +266,13 @@ def test_a_kubeconfig_is_enough(
 
 @pytest.mark.usefixtures("untouched")
 def test_a_model_below_the_gate_is_registered_as_rejected_and_not_deployed(
-    front_door: FrontDoor, environment: dict[str, str]
+    gateway: Gateway, environment: dict[str, str]
 ) -> None:
     outcome = experiments.run("wine", environment, regularization=1e-6)
     assert outcome.code == 0, outcome.said
     assert outcome.result["gate"] == "rejected"
     assert outcome.result["deployed"] is False
-    version = front_door.mlflow.get_model_version("wine", outcome.result["version"])
+    version = gateway.mlflow.get_model_version("wine", outcome.result["version"])
     assert version.tags["status"] == "rejected"
     assert "below" in version.tags["gate_reason"]
     assert version.current_stage == "None"

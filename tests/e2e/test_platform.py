@@ -12,9 +12,9 @@ from pytest_helm_charts.k8s.deployment import wait_for_deployments_to_run
 from pytest_helm_charts.k8s.stateful_set import wait_for_stateful_sets_to_run
 
 from support import helm
-from support.components import EVERY, WORKLOADS, Workload
 from support.k8s import Cluster
 from support.objects import COMPONENT
+from support.parts import EVERY, WORKLOADS, Workload
 
 PARTS = f"{COMPONENT} in ({','.join(EVERY)})"
 

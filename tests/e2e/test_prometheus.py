@@ -5,29 +5,29 @@ from __future__ import annotations
 import pytest
 
 from support import serving
-from support.components import COMPONENTS, Component
 from support.k8s import Cluster
-from support.platform import FrontDoor, Model
+from support.parts import PARTS, Part
+from support.platform import Gateway, Model
 
 
-@pytest.mark.parametrize("component", [c for c in COMPONENTS if c.metrics], ids=lambda component: component.name)
-def test_part_is_scraped(cluster: Cluster, front_door: FrontDoor, component: Component) -> None:
-    up = f'up{{job="{component.job}",component="{component.name}"}}'
+@pytest.mark.parametrize("part", [c for c in PARTS if c.metrics], ids=lambda part: part.name)
+def test_part_is_scraped(cluster: Cluster, gateway: Gateway, part: Part) -> None:
+    up = f'up{{job="{part.job}",component="{part.name}"}}'
 
     def values() -> list[float]:
-        return [value for _, value in front_door.query(up)]
+        return [value for _, value in gateway.query(up)]
 
     assert cluster.wait(f"{up} to be 1", lambda: values() and all(value == 1 for value in values()), 90)
 
 
-def test_model_is_scraped(cluster: Cluster, front_door: FrontDoor, wine: Model) -> None:
+def test_model_is_scraped(cluster: Cluster, gateway: Gateway, wine: Model) -> None:
     up = f'up{{job="models",namespace="{wine.namespace}",inferenceservice="{wine.name}"}}'
-    cluster.wait(f"{up} to be 1", lambda: any(value == 1 for _, value in front_door.query(up)), 90)
+    cluster.wait(f"{up} to be 1", lambda: any(value == 1 for _, value in gateway.query(up)), 90)
 
 
-def test_no_target_is_down(cluster: Cluster, front_door: FrontDoor) -> None:
+def test_no_target_is_down(cluster: Cluster, gateway: Gateway) -> None:
     def down() -> list[str]:
-        return [f"{t['labels']} {t['lastError']}" for t in front_door.targets() if t["health"] != "up"]
+        return [f"{t['labels']} {t['lastError']}" for t in gateway.targets() if t["health"] != "up"]
 
     cluster.wait("all targets to be up", lambda: not down(), 90)
 
@@ -39,13 +39,13 @@ def test_no_target_is_down(cluster: Cluster, front_door: FrontDoor) -> None:
         'sum(model_server_request_duration_seconds_count{model="wine"})',
         'sum(traefik_service_requests_total{code="200",service=~".*wine.*"})',
     ],
-    ids=["the model's own", "the model's histogram", "the front door's"],
+    ids=["the model's own", "the model's histogram", "the gateway's"],
 )
 def test_counter_moves_with_predictions(
-    cluster: Cluster, front_door: FrontDoor, wine: Model, bottle: dict[str, float], counter: str
+    cluster: Cluster, gateway: Gateway, wine: Model, bottle: dict[str, float], counter: str
 ) -> None:
     def value() -> float:
-        return sum(value for _, value in front_door.query(counter))
+        return sum(value for _, value in gateway.query(counter))
 
     before = value()
     for _ in range(5):
@@ -53,8 +53,8 @@ def test_counter_moves_with_predictions(
     cluster.wait(f"{counter} to grow by 5", lambda: value() >= before + 5, 90, pause=3)
 
 
-def test_rules_are_loaded_and_healthy(front_door: FrontDoor) -> None:
-    groups = front_door.get("/prometheus/api/v1/rules").json()["data"]["groups"]
+def test_rules_are_loaded_and_healthy(gateway: Gateway) -> None:
+    groups = gateway.get("/prometheus/api/v1/rules").json()["data"]["groups"]
     rules = [rule for group in groups for rule in group["rules"]]
     assert {rule["type"] for rule in rules} == {"alerting", "recording"}
     assert [
@@ -62,7 +62,7 @@ def test_rules_are_loaded_and_healthy(front_door: FrontDoor) -> None:
     ] == []
 
 
-def test_a_first_burst_of_errors_is_counted(cluster: Cluster, front_door: FrontDoor, unique: str) -> None:
+def test_a_first_burst_of_errors_is_counted(cluster: Cluster, gateway: Gateway, unique: str) -> None:
     """The series of a new route's 503 is born with its first value; the rules count that value too."""
     service = {"name": unique, "namespace": cluster.namespace}
     route = serving.route(unique)
@@ -78,13 +78,13 @@ def test_a_first_burst_of_errors_is_counted(cluster: Cluster, front_door: FrontD
     )
     try:
         path = f"/models/{cluster.namespace}/{unique}/v2/health/live"
-        cluster.wait("the route to be known", lambda: front_door.get(path).status_code == 503, 30)
+        cluster.wait("the route to be known", lambda: gateway.get(path).status_code == 503, 30)
         for _ in range(11):
-            assert front_door.get(path).status_code == 503
+            assert gateway.get(path).status_code == 503
         ratio = f'route:error_ratio:rate5m{{route="{cluster.namespace}-{unique}"}}'
-        cluster.wait(f"{ratio} to be 1", lambda: [v for _, v in front_door.query(ratio)] == [1], 90, pause=3)
+        cluster.wait(f"{ratio} to be 1", lambda: [v for _, v in gateway.query(ratio)] == [1], 90, pause=3)
         count = f'sum(increase(traefik_router_requests_total{{route="{cluster.namespace}-{unique}",code="503"}}[5m]))'
-        assert front_door.query(count)[0][1] >= 11
+        assert gateway.query(count)[0][1] >= 11
     finally:
         cluster.delete(serving.GATEWAY, "HTTPRoute", unique)
         cluster.delete("v1", "Service", unique)

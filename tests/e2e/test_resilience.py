@@ -7,9 +7,9 @@ import time
 import pytest
 
 from support import serving
-from support.components import WORKLOADS, Workload
 from support.k8s import Cluster
 from support.keepsake import Keepsake
+from support.parts import WORKLOADS, Workload
 from support.platform import Model, Traffic
 
 pytestmark = pytest.mark.disruptive

@@ -14,7 +14,7 @@ from kfp import dsl
 from support import helm
 from support.k8s import Cluster
 from support.kubeflow import Kubeflow, Run, step
-from support.platform import FrontDoor
+from support.platform import Gateway
 
 # nothing but what the tests make is that old
 OLD = 4000
@@ -63,12 +63,12 @@ def passes(cluster: Cluster, values: dict[str, Any], part: str, section: str, **
 def test_what_users_deleted_in_mlflow_goes_and_nothing_else(
     cluster: Cluster,
     values: dict[str, Any],
-    front_door: FrontDoor,
+    gateway: Gateway,
     s3: Callable[[str], Any],
     sql: Callable[[str], str],
     unique: str,
 ) -> None:
-    client = front_door.mlflow
+    client = gateway.mlflow
     experiment, gone = client.create_experiment(unique), client.create_experiment(f"{unique}-gone")
     runs = {}
     for name, where in {

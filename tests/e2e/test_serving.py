@@ -21,7 +21,7 @@ from iml4e import Error, manifests, serving
 from support import serving as by_hand
 from support.helm import NAMESPACE, RELEASE, REPO
 from support.k8s import Cluster
-from support.platform import URL, FrontDoor, Traffic
+from support.platform import URL, Gateway, Traffic
 
 BIN = REPO / ".venv" / "bin"
 
@@ -35,13 +35,13 @@ def iml4e(*arguments: str, program: str = "iml4e", **environment: str) -> subpro
 
 
 @pytest.fixture(scope="module")
-def fraud(front_door: FrontDoor, model_uri: str) -> Iterator[str]:
+def fraud(gateway: Gateway, model_uri: str) -> Iterator[str]:
     """A registered model of two versions that have the same files."""
     name = f"e2e-fraud-{time.time():.0f}"
     for _ in range(2):
         mlflow.register_model(model_uri, name)
     yield name
-    front_door.mlflow.delete_registered_model(name)
+    gateway.mlflow.delete_registered_model(name)
 
 
 @pytest.fixture
@@ -52,10 +52,10 @@ def endpoint(cluster: Cluster, unique: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def broken(front_door: FrontDoor, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., str]]:
+def broken(gateway: Gateway, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., str]]:
     """A function that registers a model of Python code that cannot be served."""
     names: list[str] = []
-    assert front_door.mlflow  # sets MLflow's address
+    assert gateway.mlflow  # sets MLflow's address
 
     def register(code: str, **options: Any) -> str:
         names.append(f"e2e-broken-{len(names)}-{time.time():.0f}")
@@ -70,7 +70,7 @@ def broken(front_door: FrontDoor, tmp_path_factory: pytest.TempPathFactory) -> I
 
     yield register
     for name in names:
-        front_door.mlflow.delete_registered_model(name)
+        gateway.mlflow.delete_registered_model(name)
 
 
 def spec(cluster: Cluster, name: str) -> dict[str, Any]:
@@ -81,12 +81,12 @@ def spec(cluster: Cluster, name: str) -> dict[str, Any]:
 
 
 def test_from_the_first_version_to_the_second_and_back(
-    cluster: Cluster, front_door: FrontDoor, fraud: str, endpoint: str, bottle: dict[str, float], tmp_path: Path
+    cluster: Cluster, gateway: Gateway, fraud: str, endpoint: str, bottle: dict[str, float], tmp_path: Path
 ) -> None:
     first = serving.deploy(fraud, "1", name=endpoint)
     assert (first.model, first.version, first.ready) == (fraud, "1", True)
     assert serving.check(endpoint, [list(bottle.values())], [0], version="1").url == first.url
-    model = front_door.model(endpoint, NAMESPACE)
+    model = gateway.model(endpoint, NAMESPACE)
 
     def answers(version: str) -> None:
         # the former pod may answer for a moment more, until the gateway forgets it
@@ -98,7 +98,7 @@ def test_from_the_first_version_to_the_second_and_back(
         assert answer.json() == {"predictions": [0]}
         assert answer.headers["x-model-version"] == version
         assert model.get(model.v2).json()["versions"] == [version]
-        tags = [front_door.mlflow.get_model_version(fraud, each).tags.get("iml4e.endpoint") for each in ("1", "2")]
+        tags = [gateway.mlflow.get_model_version(fraud, each).tags.get("iml4e.endpoint") for each in ("1", "2")]
         assert tags == [f"{NAMESPACE}/{endpoint}" if each == version else None for each in ("1", "2")]
 
     answers("1")
@@ -122,7 +122,7 @@ def test_from_the_first_version_to_the_second_and_back(
     serving.delete(endpoint)
     assert cluster.get(by_hand.SERVING, "InferenceService", endpoint) is None
     assert cluster.get(by_hand.GATEWAY, "HTTPRoute", endpoint) is None
-    assert "iml4e.endpoint" not in front_door.mlflow.get_model_version(fraud, "1").tags
+    assert "iml4e.endpoint" not in gateway.mlflow.get_model_version(fraud, "1").tags
 
 
 def test_command_line(fraud: str, endpoint: str) -> None:
@@ -160,14 +160,14 @@ def test_plug_in_of_mlflow(fraud: str, endpoint: str, bottle: dict[str, float], 
 
 
 def test_yaml_of_the_documentation(
-    cluster: Cluster, front_door: FrontDoor, endpoint: str, storage_uri: str, bottle: dict[str, float]
+    cluster: Cluster, gateway: Gateway, endpoint: str, storage_uri: str, bottle: dict[str, float]
 ) -> None:
     text = re.search(r"```yaml\n(.*?)```", (REPO / "docs" / "serving.md").read_text(), re.DOTALL)[1]
     text = re.sub(r"s3://\S+", storage_uri.rstrip("/") + "/", text)
     text = re.sub(r"\bfraud\b", endpoint, text)
     cluster.apply(*yaml.safe_load_all(text))
     by_hand.wait_ready(cluster, endpoint)
-    model = front_door.model(endpoint, NAMESPACE)
+    model = gateway.model(endpoint, NAMESPACE)
     cluster.wait("the route to be known", lambda: model.predict([bottle]).ok, 30)
     assert model.predict([bottle]).headers["x-model-version"] == "3"
     assert serving.find(endpoint).version == "3"
@@ -187,10 +187,10 @@ IMPOSSIBLE: dict[str, tuple[dict[str, Any], str, float]] = {
 
 @pytest.mark.parametrize("case", IMPOSSIBLE)
 def test_what_cannot_start_is_told_and_the_former_version_serves(
-    front_door: FrontDoor, fraud: str, bottle: dict[str, float], case: str, standing: str
+    gateway: Gateway, fraud: str, bottle: dict[str, float], case: str, standing: str
 ) -> None:
     options, reason, seconds = IMPOSSIBLE[case]
-    model = front_door.model(standing, NAMESPACE)
+    model = gateway.model(standing, NAMESPACE)
     start = time.monotonic()
     with Traffic(model.base + model.v1, {"instances": [bottle]}) as traffic, pytest.raises(Error, match=reason) as told:
         serving.deploy(fraud, "2", name=standing, **options)
@@ -239,7 +239,7 @@ def test_missing_packages_are_told_before_anything_starts(
     assert cluster.get(by_hand.SERVING, "InferenceService", endpoint) is None
 
 
-def test_extra_packages_are_installed(broken: Callable[..., str], front_door: FrontDoor, endpoint: str) -> None:
+def test_extra_packages_are_installed(broken: Callable[..., str], gateway: Gateway, endpoint: str) -> None:
     name = broken(
         "import os\nif os.path.exists('/mnt/models'):\n    import inflection",
         pip_requirements=["mlflow", "inflection==0.5.1"],
@@ -272,7 +272,7 @@ def test_another_model_is_not_replaced(fraud: str, broken: Callable[..., str], s
 
 
 def test_a_name_that_kubernetes_cannot_have(
-    cluster: Cluster, front_door: FrontDoor, model_uri: str, bottle: dict[str, float]
+    cluster: Cluster, gateway: Gateway, model_uri: str, bottle: dict[str, float]
 ) -> None:
     name = "E2E Größe.v1"
     version = mlflow.register_model(model_uri, name).version
@@ -283,7 +283,7 @@ def test_a_name_that_kubernetes_cannot_have(
         assert serving.find(served.name).model == name
     finally:
         serving.delete(served.name)
-        front_door.mlflow.delete_registered_model(name)
+        gateway.mlflow.delete_registered_model(name)
 
 
 def test_two_deployments_at_once_end_right_or_with_a_sentence(cluster: Cluster, fraud: str, endpoint: str) -> None:

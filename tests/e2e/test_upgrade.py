@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from support import helm, serving
-from support.components import EVERY, WORKLOADS
 from support.k8s import Cluster
 from support.keepsake import Keepsake
 from support.objects import COMPONENT
+from support.parts import EVERY, WORKLOADS
 from support.platform import Model, Traffic
 
 pytestmark = [pytest.mark.disruptive, pytest.mark.timeout(900)]

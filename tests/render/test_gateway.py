@@ -1,12 +1,12 @@
-"""What is special about the front door."""
+"""What is special about the gateway."""
 
 from __future__ import annotations
 
 import pytest
 
-from support.components import COMPONENTS
 from support.helm import HelmError, render
 from support.objects import find, of_kind, pod_template
+from support.parts import PARTS
 
 
 def test_laptop_gets_a_fixed_node_port() -> None:
@@ -46,7 +46,7 @@ def test_routes_are_told_apart_by_their_paths() -> None:
         if match["path"] != {"type": "Exact", "value": "/pipeline"}  # adds the slash
     ]
     assert len(paths) == len(set(paths))
-    assert {"/", "/ping", *(component.ui.rstrip("/") for component in COMPONENTS if component.ui)} <= set(paths)
+    assert {"/", "/ping", *(part.ui.rstrip("/") for part in PARTS if part.ui)} <= set(paths)
 
 
 def test_tls_without_a_certificate_is_refused_with_a_sentence() -> None:
@@ -55,13 +55,13 @@ def test_tls_without_a_certificate_is_refused_with_a_sentence() -> None:
 
 
 def test_tls_opens_a_second_listener() -> None:
-    objects = render("laptop", {"gateway": {"tls": {"enabled": True, "secretName": "front-door"}}})
+    objects = render("laptop", {"gateway": {"tls": {"enabled": True, "secretName": "gateway"}}})
     listeners = find(objects, "Gateway", "iml4e-gateway")["spec"]["listeners"]
     assert [listener["protocol"] for listener in listeners] == ["HTTP", "HTTPS"]
     assert {port["port"] for port in find(objects, "Service", "iml4e-gateway")["spec"]["ports"]} == {80, 443}
 
 
-def test_pods_of_a_larger_front_door_do_not_go_all_at_once() -> None:
+def test_pods_of_a_larger_gateway_do_not_go_all_at_once() -> None:
     assert of_kind(render("laptop"), "PodDisruptionBudget") == []
     objects = render("laptop", {"gateway": {"replicas": 2}})
     assert find(objects, "PodDisruptionBudget", "iml4e-gateway")["spec"]["maxUnavailable"] == 1

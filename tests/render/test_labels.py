@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from support.components import EVERY
 from support.helm import RELEASE, profiles, render
 from support.objects import COMPONENT, INSTANCE, NAME, Object, kind_and_name, labels, of_kind, pod_makers, pod_template
+from support.parts import EVERY
 
 OBJECTS = [
     pytest.param(thing, id=f"{profile} {kind_and_name(thing)}") for profile in profiles() for thing in render(profile)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from support.components import COMPONENTS, WORKLOADS, Component, Workload
 from support.helm import render
 from support.objects import Object, containers, find, labels, of_kind, pod_template, selects
+from support.parts import PARTS, WORKLOADS, Part, Workload
 
 EACH = pytest.mark.parametrize("workload", WORKLOADS, ids=str)
 
@@ -46,15 +46,15 @@ def open_ports(workload: Workload) -> set[int]:
     return {numbers(workload)[port["port"]] for rule in rules for port in rule["ports"]}
 
 
-@pytest.mark.parametrize("component", COMPONENTS, ids=lambda component: component.name)
-def test_services_and_metrics_are_reachable(component: Component) -> None:
-    if component.metrics:
-        assert component.metrics[0] in open_ports(component.workloads[0])
-    for name, ports in component.services.items():
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: part.name)
+def test_services_and_metrics_are_reachable(part: Part) -> None:
+    if part.metrics:
+        assert part.metrics[0] in open_ports(part.workloads[0])
+    for name, ports in part.services.items():
         service = find(render("laptop"), "Service", name)["spec"]
         behind = [
             workload
-            for workload in component.workloads
+            for workload in part.workloads
             if selects(service["selector"], labels(pod_template(find(render("laptop"), workload.kind, workload.name))))
         ]
         targets = {port["port"]: port.get("targetPort", port["port"]) for port in service["ports"]}

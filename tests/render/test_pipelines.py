@@ -97,7 +97,7 @@ def test_clients_find_the_services_by_upstreams_names() -> None:
     assert ("grpc", 8080) in ports["metadata-grpc-service"]
 
 
-def test_page_api_and_metadata_are_under_the_front_door() -> None:
+def test_page_api_and_metadata_are_under_the_gateway() -> None:
     rules = find(platform(), "HTTPRoute", "iml4e-pipelines")["spec"]["rules"]
     paths = {
         match["path"]["value"]: rule.get("backendRefs", [{}])[0].get("name")
@@ -378,7 +378,7 @@ def test_a_server_starts_anew_when_its_settings_change(workload: str, change: di
         ({"pipelines": {"enabled": False}}, False),
         ({"pipelines": {"route": {"enabled": False}}}, False),
     ],
-    ids=["all on", "off", "not at the front door"],
+    ids=["all on", "off", "not at the gateway"],
 )
 def test_steps_are_told_where_it_is_if_it_is_there(values: Object, told: bool) -> None:
     """The harness chooses its engine by that, and kfp.Client its address."""

@@ -6,7 +6,6 @@ import json
 
 import pytest
 
-from support.components import COMPONENTS, WORKLOADS, Component
 from support.helm import profiles, render
 from support.objects import (
     Container,
@@ -19,6 +18,7 @@ from support.objects import (
     pod_template,
     serving_runtimes,
 )
+from support.parts import PARTS, WORKLOADS, Part
 from support.pod_security import violations
 
 ALL = {}
@@ -168,16 +168,16 @@ def test_table_and_render_name_the_same_workloads() -> None:
     assert rendered == set(map(str, WORKLOADS))
 
 
-@pytest.mark.parametrize("component", COMPONENTS, ids=lambda component: component.name)
-def test_part_is_what_the_table_says(component: Component) -> None:
-    workloads = [find(render("laptop"), workload.kind, workload.name) for workload in component.workloads]
-    assert any(workload["spec"].get("volumeClaimTemplates") for workload in workloads) == component.storage
-    for name, ports in component.services.items():
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: part.name)
+def test_part_is_what_the_table_says(part: Part) -> None:
+    workloads = [find(render("laptop"), workload.kind, workload.name) for workload in part.workloads]
+    assert any(workload["spec"].get("volumeClaimTemplates") for workload in workloads) == part.storage
+    for name, ports in part.services.items():
         service = find(render("laptop"), "Service", name)
         assert set(ports) <= {port["port"] for port in service["spec"]["ports"]}
     rules = [rule for route in of_kind(render("laptop"), "HTTPRoute") for rule in route["spec"]["rules"]]
     paths = {match["path"]["value"] for rule in rules for match in rule["matches"]}
-    assert not component.ui or component.ui.rstrip("/") in paths
+    assert not part.ui or part.ui.rstrip("/") in paths
 
 
 def test_storage_class_reaches_every_volume() -> None:
@@ -187,13 +187,13 @@ def test_storage_class_reaches_every_volume() -> None:
     assert {claim["storageClassName"] for claim in claims} == {"fast"}
 
 
-SCRAPED = [component for component in COMPONENTS if component.metrics and component.job == "parts"]
+SCRAPED = [part for part in PARTS if part.metrics and part.job == "parts"]
 
 
-@pytest.mark.parametrize("component", SCRAPED, ids=lambda component: component.name)
-def test_pods_say_where_their_metrics_are(component: Component) -> None:
-    workload = find(render("laptop"), component.workloads[0].kind, component.workloads[0].name)
-    notes, (port, path) = annotations(pod_template(workload)), component.metrics
+@pytest.mark.parametrize("part", SCRAPED, ids=lambda part: part.name)
+def test_pods_say_where_their_metrics_are(part: Part) -> None:
+    workload = find(render("laptop"), part.workloads[0].kind, part.workloads[0].name)
+    notes, (port, path) = annotations(pod_template(workload)), part.metrics
     assert notes["prometheus.io/scrape"] == "true"
     assert (notes["prometheus.io/port"], notes["prometheus.io/path"]) == (str(port), path)
     assert port in {opened["containerPort"] for c in containers([workload]) for opened in c.spec.get("ports", [])}

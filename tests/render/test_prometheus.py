@@ -72,6 +72,6 @@ def test_page_is_under_the_public_address() -> None:
     assert r"--web.cors.origin=https://ml\.example\.com" in arguments, "pages of others may not read metrics"
 
 
-def test_nobody_stops_it_from_the_front_door() -> None:
+def test_nobody_stops_it_from_the_gateway() -> None:
     arguments = pod_template(find(render("laptop"), "StatefulSet", "iml4e-prometheus"))["spec"]["containers"][0]["args"]
     assert not [argument for argument in arguments if "enable-lifecycle" in argument or "enable-admin-api" in argument]

@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from support import helm
-from support.components import EVERY
 from support.helm import CHART, render
+from support.parts import EVERY
 
 CHARTS = [pytest.param(path, id=path.name) for path in [CHART, *helm.subcharts()]]
 Path_ = tuple[str, ...]

@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from support import helm
-from support.components import EVERY, WITH_UI
 from support.helm import CHART, RELEASE, render
 from support.objects import COMPONENT, Object, kind_and_name, labels
+from support.parts import EVERY, WITH_UI
 from support.wiring import dangling
 
 # What an administrator brings in place of a part that is off.

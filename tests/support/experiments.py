@@ -13,7 +13,7 @@ from typing import Any
 
 from support.helm import NAMESPACE, RELEASE, REPO
 from support.k8s import Cluster
-from support.platform import FrontDoor
+from support.platform import Gateway
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def demo(pipeline: str, *words: str) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def outside(cluster: Cluster, front_door: FrontDoor) -> Iterator[dict[str, str]]:
+def outside(cluster: Cluster, gateway: Gateway) -> Iterator[dict[str, str]]:
     """The environment of a step, with addresses that lead into the cluster from this machine."""
     environment = cluster.core.read_namespaced_config_map(f"{RELEASE}-runner", NAMESPACE).data
     with cluster.port_forward(f"service/{RELEASE}-minio", 9000) as port:
@@ -49,18 +49,18 @@ def outside(cluster: Cluster, front_door: FrontDoor) -> Iterator[dict[str, str]]
             **environment,
             **cluster.secret(f"{RELEASE}-s3-pipelines"),
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-            "MLFLOW_TRACKING_URI": f"{front_door.url}/mlflow",
-            "GATEWAY_URL": front_door.url,
-            "KF_PIPELINES_ENDPOINT": f"{front_door.url}/pipeline",
+            "MLFLOW_TRACKING_URI": f"{gateway.url}/mlflow",
+            "GATEWAY_URL": gateway.url,
+            "KF_PIPELINES_ENDPOINT": f"{gateway.url}/pipeline",
             "KUBECONFIG": str(cluster.config),
         }
 
 
-def laptop(cluster: Cluster, front_door: FrontDoor) -> dict[str, str]:
+def laptop(cluster: Cluster, gateway: Gateway) -> dict[str, str]:
     """The environment of a laptop: a kubeconfig, the address of the platform, and nothing else."""
     return {
         "KUBECONFIG": str(cluster.config),
-        "IML4E_URL": front_door.url,
+        "IML4E_URL": gateway.url,
         "IML4E_RELEASE": RELEASE,
         "IML4E_NAMESPACE": NAMESPACE,
     }

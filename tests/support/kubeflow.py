@@ -1,4 +1,4 @@
-"""Kubeflow Pipelines as its users meet it: the SDK's client and the page's own questions, both at the front door."""
+"""Kubeflow Pipelines as its users meet it: the SDK's client and the page's own questions, both at the gateway."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from iml4e import lineage
 from iml4e.engines.kfp import ENDED
 from support.helm import NAMESPACE
 from support.k8s import Cluster
-from support.platform import FrontDoor
+from support.platform import Gateway
 
 ARGO = "argoproj.io/v1alpha1"
 BUCKET = "pipelines"
@@ -37,7 +37,7 @@ class Kubeflow:
     """Kubeflow Pipelines of the live release; what is started here can be taken away again."""
 
     cluster: Cluster
-    front_door: FrontDoor
+    gateway: Gateway
     s3: Any
     image: str
     folder: Path
@@ -51,8 +51,8 @@ class Kubeflow:
 
     @property
     def host(self) -> str:
-        """Its address at the front door."""
-        return f"{self.front_door.url}/pipeline"
+        """Its address at the gateway."""
+        return f"{self.gateway.url}/pipeline"
 
     def package(self, pipeline: Any) -> str:
         """Compile a pipeline into a file whose steps run in the release's image."""
@@ -75,7 +75,7 @@ class Kubeflow:
 
     def get(self, path: str, **parameters: str) -> requests.Response:
         """Ask the page's server, as the page does."""
-        return self.front_door.get(f"/pipeline/{path}", params=parameters, timeout=30)
+        return self.gateway.get(f"/pipeline/{path}", params=parameters, timeout=30)
 
     def artifact(self, key: str, **more: str) -> bytes:
         """Content of an artifact, as the page shows it."""

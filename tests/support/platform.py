@@ -17,7 +17,7 @@ from iml4e import client
 URL = os.environ.get("IML4E_URL", "http://127.0.0.1:30080").rstrip("/")
 
 
-class FrontDoor:
+class Gateway:
     """HTTP under the platform's one address."""
 
     def __init__(self, url: str = URL) -> None:
@@ -42,7 +42,7 @@ class FrontDoor:
 
     @cached_property
     def mlflow(self) -> mlflow.MlflowClient:
-        """MLflow, through the front door like everybody."""
+        """MLflow, through the gateway like everybody."""
         # a server that restarts is met with some patience, one that is gone is not waited for
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")

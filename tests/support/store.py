@@ -1,4 +1,4 @@
-"""The object store from outside the cluster: S3 has no path at the front door, so a forwarded port leads there."""
+"""The object store from outside the cluster: S3 has no path at the gateway, so a forwarded port leads there."""
 
 from __future__ import annotations
 

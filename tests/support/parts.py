@@ -1,4 +1,4 @@
-"""The component table: a new part is a row, and every cross-cutting test of every suite covers it."""
+"""The part table: a new part is a row, and every cross-cutting test of every suite covers it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Workload:
 
 
 @dataclass(frozen=True)
-class Component:
+class Part:
     """A part of the platform, as its users and its tests see it."""
 
     name: str
@@ -30,7 +30,7 @@ class Component:
     services: dict[str, tuple[int, ...]] = field(default_factory=dict)
     """Services by name, and the ports that others use."""
     ui: str = ""
-    """Path of its page under the front door."""
+    """Path of its page under the gateway."""
     storage: bool = False
     """Whether it keeps data on a volume."""
     metrics: tuple[int, str] | None = None
@@ -45,34 +45,34 @@ class Component:
 
 
 PIPELINES = ("pipelines", *(f"pipelines-{name}" for name in ("agent", "argo", "metadata", "scheduler", "ui")))
-COMPONENTS = (
-    Component(
+PARTS = (
+    Part(
         "gateway",
         {"gateway": "Deployment"},
         services={f"{RELEASE}-gateway": (80,)},
         metrics=(8082, "/metrics"),
     ),
-    Component(
+    Part(
         "minio",
         {"minio": "StatefulSet"},
         services={f"{RELEASE}-minio": (9000,)},
         storage=True,
         metrics=(9000, "/minio/v2/metrics/cluster"),
     ),
-    Component(
+    Part(
         "mariadb",
         {"mariadb": "StatefulSet"},
         services={f"{RELEASE}-mariadb": (3306,)},
         storage=True,
     ),
-    Component(
+    Part(
         "mlflow",
         {"mlflow": "Deployment"},
         services={f"{RELEASE}-mlflow": (5000,)},
         ui="/mlflow/",
         metrics=(5000, "/metrics"),
     ),
-    Component(
+    Part(
         "pipelines",
         dict.fromkeys(PIPELINES, "Deployment"),
         # names that upstream's clients and images ask for
@@ -80,13 +80,13 @@ COMPONENTS = (
         ui="/pipeline/",
         metrics=(8888, "/metrics"),
     ),
-    Component(
+    Part(
         "kserve",
         {"kserve": "Deployment"},
         services={f"{RELEASE}-kserve-webhook": (443,)},
         metrics=(8080, "/metrics"),
     ),
-    Component(
+    Part(
         "prometheus",
         {"prometheus": "StatefulSet"},
         services={f"{RELEASE}-prometheus": (9090,)},
@@ -97,6 +97,6 @@ COMPONENTS = (
     ),
 )
 
-EVERY = [component.name for component in COMPONENTS]
-WITH_UI = [component.name for component in COMPONENTS if component.ui]
-WORKLOADS = [workload for component in COMPONENTS for workload in component.workloads]
+EVERY = [part.name for part in PARTS]
+WITH_UI = [part.name for part in PARTS if part.ui]
+WORKLOADS = [workload for part in PARTS for workload in part.workloads]
