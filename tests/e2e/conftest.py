@@ -131,7 +131,7 @@ def digits(gateway: Gateway, digits_run: dict[str, Any]) -> Model:
 def only_parts_that_are_on(request: pytest.FixtureRequest) -> None:
     """A test of a part that this release does without is skipped."""
     parameters = request.node.callspec.params if hasattr(request.node, "callspec") else {}
-    part = getattr(parameters.get("component"), "name", None) or getattr(parameters.get("workload"), "part", None)
+    part = getattr(parameters.get("part"), "name", None) or getattr(parameters.get("workload"), "part", None)
     if part and not request.getfixturevalue("values")[part]["enabled"]:
         pytest.skip(f"{part} is off in this release")
 

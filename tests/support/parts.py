@@ -1,4 +1,4 @@
-"""The part table: a new part is a row, and every cross-cutting test of every suite covers it."""
+"""The table of parts: a new part is a row, and every cross-cutting test of every suite covers it."""
 
 from __future__ import annotations
 
