@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from iml4e import Error, platform, registry
+from iml4e import Error, engines, platform, registry
 from iml4e.engines import Steps
 
 PIPELINES = ("wine", "digits")
@@ -80,15 +80,13 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         platform.get("MLFLOW_TRACKING_URI")
-        for name, value in platform.settings().items():  # MLflow's address and log level, the image of the steps
-            if name.startswith(("MLFLOW_", "PYTHONWARNINGS", "RUNTIME_IMAGE")):
-                os.environ.setdefault(name, value)
-        host = platform.find("KF_PIPELINES_ENDPOINT")
-        engine = args.engine or ("kfp" if host else "local")
+        engine = args.engine or engines.default()
         if engine == "kfp":
-            host = platform.get("KF_PIPELINES_ENDPOINT")
+            platform.get("KF_PIPELINES_ENDPOINT")
         else:
             os.environ["IML4E_IN_IMAGE"] = "1"  # steps run in this environment: nothing is embedded or installed
+        if image := platform.find("RUNTIME_IMAGE"):
+            os.environ["RUNTIME_IMAGE"] = image  # pipelines.steps reads the image of the steps from there
         module = importlib.import_module(f"pipelines.{args.pipeline}.pipeline")
         try:
             arguments = parameters(module.pipeline, args.param)
@@ -103,8 +101,7 @@ def main(argv: list[str] | None = None) -> int:
             data = module.put(args.data)
             print(f"{args.data} is {data.address}", flush=True)
             arguments |= {"dataset_key": data.key, "dataset_version": data.version}
-        run = importlib.import_module(f"iml4e.engines.{engine}").run
-        steps = run(*([host] if engine == "kfp" else []), module.pipeline, arguments)
+        steps = engines.run(module.pipeline, arguments, engine=engine)
     except Error as error:
         print(f"pipelines.run: {error}", file=sys.stderr)
         return 1

@@ -1,11 +1,14 @@
-"""The two ways to run a pipeline: `local`, without a backend, and `kfp`, on Kubeflow Pipelines. Here what both share."""
+"""The two engines that run a pipeline: `local`, without a backend, and `kfp`, on Kubeflow Pipelines. Here is what both share."""
 
+import importlib
+import os
 import re
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from iml4e import Error
+from iml4e import Error, platform
 
 
 class StepFailed(Error):
@@ -32,6 +35,39 @@ class Steps:
         """Tell the end of a step, and keep how long it took."""
         self.seconds[name] = round(seconds, 1)
         self.say(f"{'✓' if ok else '✗'} {name} ({how or f'{seconds:.1f} s'})")
+
+
+def default() -> str:
+    """The engine of this release: `kfp` where the release has Kubeflow Pipelines, else `local`."""
+    return "kfp" if platform.find("KF_PIPELINES_ENDPOINT") else "local"
+
+
+def run(pipeline: Any, arguments: dict[str, Any] | None = None, *, engine: str = "", out: Any = sys.stdout) -> Steps:
+    """Run a pipeline to its end.
+
+    Args:
+        pipeline: what `dsl.pipeline` made.
+        arguments: of the pipeline.
+        engine: "kfp" or "local"; empty: the release's (see `default`).
+        out: where to print the progress.
+
+    Returns:
+        Outputs and times of the steps.
+
+    Raises:
+        StepFailed: a step ended with an error.
+        Error: the release is not known, or lacks the engine.
+    """
+    engine = engine or default()
+    if engine not in ("kfp", "local"):
+        raise Error(f"engine is 'kfp' or 'local', not {engine!r}")
+    platform.get("MLFLOW_TRACKING_URI")
+    for name, value in platform.settings().items():  # MLflow's address and log level, for steps in processes of this machine
+        if name.startswith(("MLFLOW_", "PYTHONWARNINGS")):
+            os.environ.setdefault(name, value)
+    start = importlib.import_module(f"iml4e.engines.{engine}").run
+    host = [platform.get("KF_PIPELINES_ENDPOINT")] if engine == "kfp" else []
+    return start(*host, pipeline, arguments or {}, out)
 
 
 def own_words(lines: Iterable[str]) -> Iterator[str]:
