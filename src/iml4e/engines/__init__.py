@@ -62,7 +62,8 @@ def run(pipeline: Any, arguments: dict[str, Any] | None = None, *, engine: str =
     if engine not in ("kfp", "local"):
         raise Error(f"engine is 'kfp' or 'local', not {engine!r}")
     platform.get("MLFLOW_TRACKING_URI")
-    for name, value in platform.settings().items():  # MLflow's address and log level, for steps in processes of this machine
+    # steps of engine `local` are processes with this environment: MLflow's address, its log level
+    for name, value in platform.settings().items():
         if name.startswith(("MLFLOW_", "PYTHONWARNINGS")):
             os.environ.setdefault(name, value)
     start = importlib.import_module(f"iml4e.engines.{engine}").run
