@@ -42,7 +42,7 @@ def parameters(pipeline: Any, given: list[str]) -> dict[str, Any]:
 
 
 def summary(steps: Steps, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Collect what a person or a test wants to know of a finished run."""
+    """Summarise a finished run: dataset, MLflow run, metrics, gate, version, endpoint, prediction and times."""
     of = steps.outputs
     checked = of.get("check", {})
     run_id = of["train"]["run_id"]
@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
         except ValueError as error:
             parser.error(str(error))
         registry.check_name(arguments["model_name"])
-        if platform.find(platform.MARK):  # with IML4E_URL alone, step `deploy` looks
+        if platform.find(platform.MARK):  # with IML4E_URL alone, step `deploy` makes these checks
             from iml4e import serving
 
             serving.preflight(arguments["model_name"], arguments["namespace"])

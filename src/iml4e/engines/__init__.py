@@ -12,7 +12,7 @@ from iml4e import Error, platform
 
 
 class StepFailed(Error):
-    """A step ended with an error; the message names the step and repeats its last sentence."""
+    """A step ended with an error; the message names the step and repeats the step's error message."""
 
 
 class Steps:
@@ -32,7 +32,7 @@ class Steps:
         print(f"[{minutes:02d}:{seconds:02d}] {text}", file=self.out, flush=True)
 
     def ended(self, name: str, seconds: float, *, ok: bool = True, how: str = "") -> None:
-        """Tell the end of a step, and keep how long it took."""
+        """Print that a step ended, and keep the step's duration."""
         self.seconds[name] = round(seconds, 1)
         self.say(f"{'✓' if ok else '✗'} {name} ({how or f'{seconds:.1f} s'})")
 
@@ -72,7 +72,7 @@ def run(pipeline: Any, arguments: dict[str, Any] | None = None, *, engine: str =
 
 
 def own_words(lines: Iterable[str]) -> Iterator[str]:
-    """Leave out what KFP and Argo say around a step, empty lines, and the frames of a stack trace."""
+    """The log lines of a step's own code: without lines of KFP and Argo, empty lines, and frames of stack traces."""
     hide_until = ""
     for line in (line.rstrip() for line in lines):
         if hide_until:
@@ -89,7 +89,7 @@ def own_words(lines: Iterable[str]) -> Iterator[str]:
 
 
 def exception(lines: list[str]) -> str:
-    """Dig the message of the exception out of a step's last lines; empty without one."""
+    """Find the message of the exception in a step's last log lines; empty if there is no exception."""
     for number in range(len(lines) - 1, -1, -1):
         if found := re.match(
             r"(?:[A-Za-z_]\w*\.)*(?:[A-Z]\w*)?(?:Error|Exception|Exit|Interrupt)\w*: (.+)", lines[number]
@@ -99,5 +99,5 @@ def exception(lines: list[str]) -> str:
 
 
 def last_sentence(lines: list[str]) -> str:
-    """The message of the exception in a step's last lines; without one, all that was said last."""
+    """The message of the exception in a step's last log lines; without an exception, the last ten lines."""
     return exception(lines) or "\n".join(line for line in lines[-10:] if line) or "it said nothing"
