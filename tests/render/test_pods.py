@@ -1,4 +1,4 @@
-"""What every container of the release keeps to. Whoever may do otherwise stands in a table, with the reason."""
+"""Rules for every container of the release. Exceptions are in tables, each with its reason."""
 
 from __future__ import annotations
 

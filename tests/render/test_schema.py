@@ -1,4 +1,4 @@
-"""values.yaml, its comments and its schema say the same: a typo never passes in silence."""
+"""values.yaml, its comments and its schema agree, and a misspelled value is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engines: how kfp.local goes through the gate, what a failed step says, and how a run elsewhere is followed."""
+"""The engines: conditions under kfp.local, messages of failed steps, and following a run on Kubeflow Pipelines."""
 
 import http.server
 import io
