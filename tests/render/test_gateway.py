@@ -70,30 +70,36 @@ def target(objects: tuple[Object, ...], service: str, port: int) -> int:
 
 
 def test_with_tls_no_route_of_anybody_is_served_on_port_80() -> None:
-    """Routes of models name no listener, so they are on every one: port 80 has none."""
+    """Routes of models name the Gateway and no listener, so they are on each of its listeners: port 80 belongs to another."""
     objects = with_tls()
     listeners = {
         each["port"]: each["protocol"] for each in find(objects, "Gateway", "iml4e-gateway")["spec"]["listeners"]
     }
     assert listeners == {8080: "HTTP", 8443: "HTTPS"}
     assert target(objects, "iml4e-gateway", 443) == 8443
-    assert target(objects, "iml4e-gateway", 80) not in listeners
     assert target(objects, "iml4e-gateway-internal", 80) == 8080, "pods of the cluster go on by http"
+    (redirecting,) = find(objects, "Gateway", "iml4e-gateway-redirect")["spec"]["listeners"]
+    assert redirecting["port"] == target(objects, "iml4e-gateway", 80) == 8000
+    assert redirecting["allowedRoutes"]["namespaces"]["from"] == "Same"
+    there = [
+        route["metadata"]["name"]
+        for route in of_kind(objects, "HTTPRoute")
+        if {"name": "iml4e-gateway-redirect"} in route["spec"]["parentRefs"]
+    ]
+    assert there == ["iml4e-gateway-redirect"]
 
 
 def test_without_tls_both_services_lead_to_the_same() -> None:
     objects = render("laptop")
     assert target(objects, "iml4e-gateway", 80) == target(objects, "iml4e-gateway-internal", 80) == 8000
-    assert not any(
-        "redirections" in each
-        for each in find(objects, "Deployment", "iml4e-gateway")["spec"]["template"]["spec"]["containers"][0]["args"]
-    )
+    assert [gateway["metadata"]["name"] for gateway in of_kind(objects, "Gateway")] == ["iml4e-gateway"]
 
 
 @pytest.mark.parametrize(
     ("url", "port"),
     [
         ("https://ml.example.com", 443),
+        ("https://10.0.0.5", 443),
         ("https://localhost:30443", 30443),
         ("https://[fd00::1]", 443),
         ("https://[fd00::1]:8443", 8443),
@@ -101,9 +107,11 @@ def test_without_tls_both_services_lead_to_the_same() -> None:
     ],
 )
 def test_redirects_go_to_the_port_that_people_use(url: str, port: int) -> None:
-    """Not to the pod's own 8443, which `to=websecure` would take."""
-    pod = pod_template(find(with_tls(url), "Deployment", "iml4e-gateway"))["spec"]["containers"][0]
-    assert f"--entrypoints.web.http.redirections.entrypoint.to=:{port}" in pod["args"]
+    """Not to the pod's own 8443, and by a status that keeps method and body."""
+    (rule,) = find(with_tls(url), "HTTPRoute", "iml4e-gateway-redirect")["spec"]["rules"]
+    assert rule["matches"] == [{"path": {"type": "PathPrefix", "value": "/"}}]
+    (redirect,) = (each["requestRedirect"] for each in rule["filters"])
+    assert redirect == {"scheme": "https", "port": port, "statusCode": 308}
 
 
 def test_readiness_is_not_asked_where_everything_is_redirected() -> None:
