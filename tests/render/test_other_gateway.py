@@ -140,3 +140,7 @@ def test_routers_are_named_after_the_gateway_that_serves_them() -> None:
         found = re.fullmatch(pattern[1], router)
         assert found
         assert found[1] == "iml4e-wine"
+    redirect = (
+        "httproute-iml4e-iml4e-gateway-redirect-gw-iml4e-iml4e-gateway-redirect-ep-web-0-0123456789@kubernetesgateway"
+    )
+    assert not re.fullmatch(pattern[1], redirect), "a redirect is no answer of a part"

@@ -36,6 +36,13 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"gateway": {"enabled": False}, "global": {"gateway": {"name": "shared", "namespace": "infra"}}},
         "gateway is off, but global.gateway.url still points to it: set global.gateway.url to",
     ),
+    "another Gateway at the address of the one that is off": (
+        {
+            "gateway": {"enabled": False},
+            "global": {"gateway": {"name": "shared", "url": "http://iml4e-gateway.iml4e.svc.cluster.local:80"}},
+        },
+        "gateway is off, but global.gateway.url still points to it: set global.gateway.url to",
+    ),
     "TLS under an address without it": (
         {"gateway": {"tls": {"enabled": True, "secretName": "gateway"}}},
         "gateway.tls.enabled makes http a redirect to https, but global.publicUrl is http://localhost:30080: set",

@@ -13,6 +13,12 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if or .Values.gateway.enabled (ne $named (printf "%s/%s-gateway" .Release.Namespace .Release.Name)) }}true{{ end }}
 {{- end }}
 
+{{- /* "true" where global.gateway.url leads to a Service of this release's gateway */}}
+{{- define "iml4e.ownGatewayUrl" -}}
+{{- $services := printf "^%s-gateway(-internal)?[.]%s([.]|$)" (regexQuoteMeta .Release.Name) .Release.Namespace }}
+{{- if regexMatch $services (urlParse (tpl .Values.global.gateway.url .)).hostname }}true{{ end }}
+{{- end }}
+
 {{- /* "true" where there is an MLflow: of this release, or another one that global.mlflow names */}}
 {{- define "iml4e.hasMlflow" -}}
 {{- $host := (urlParse (tpl .Values.global.mlflow.url .)).hostname }}
