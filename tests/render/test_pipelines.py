@@ -387,7 +387,7 @@ def test_steps_are_told_where_it_is_if_it_is_there(values: Object, told: bool) -
     addresses = {name: value for name, value in data.items() if name.startswith("KF_PIPELINES_")}
     assert addresses == (
         {
-            "KF_PIPELINES_ENDPOINT": "http://iml4e-gateway.iml4e.svc/pipeline",
+            "KF_PIPELINES_ENDPOINT": "http://iml4e-gateway-internal.iml4e.svc/pipeline",
             "KF_PIPELINES_UI_ENDPOINT": "http://localhost:30080/pipeline",
             "KF_PIPELINES_NAMESPACE": "iml4e",
         }
