@@ -10,6 +10,7 @@ import functools
 import hashlib
 import io
 import os
+import re
 import select
 import socket
 import threading
@@ -288,7 +289,11 @@ def _told(what: str) -> Iterator[None]:
     except ClientError as error:
         raise Error(f"{what}: {error.response['Error'].get('Message') or error}") from None
     except BotoCoreError as error:
-        raise Error(f"{what}: {str(error).splitlines()[0]}") from None
+        reason = str(error).splitlines()[0]
+        if found := re.search(r"certificate verify failed: (.+?) \(_ssl", reason):
+            cure = "global.caCertificate of the release" if platform.in_cluster() else "a file that AWS_CA_BUNDLE names"
+            reason = f"the certificate of the object store is not trusted: {found[1]}; put its authority into {cure}"
+        raise Error(f"{what}: {reason}") from None
 
 
 def _keys() -> dict[str, str]:

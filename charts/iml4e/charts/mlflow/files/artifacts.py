@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import urllib.parse
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
@@ -52,6 +53,13 @@ def error(status: int, code: str, message: str) -> JSONResponse:
 
 def store_error(failure: ClientError | BotoCoreError, path: str) -> Response:
     """What the S3 store refused, as an answer: only what may pass by itself has a status that clients try again."""
+    if found := re.search(r"certificate verify failed: (.+?) \(_ssl", str(failure)):
+        message = (
+            f"The certificate of the artifact store is not trusted: {found[1]}. Ask the administrator to renew it, or to name "
+            "its authority in global.caCertificate."
+        )
+        log.error("%s", message)
+        return error(501, "INTERNAL_ERROR", message)
     if not isinstance(failure, ClientError):
         log.error("the S3 store does not answer: %s", failure)
         return error(503, "TEMPORARILY_UNAVAILABLE", f"The artifact store does not answer: {failure}")
