@@ -53,9 +53,9 @@ def error(status: int, code: str, message: str) -> JSONResponse:
 
 def store_error(failure: ClientError | BotoCoreError, path: str) -> Response:
     """What the S3 store refused, as an answer: only what may pass by itself has a status that clients try again."""
-    if found := re.search(r"certificate verify failed: (.+?) \(_ssl", str(failure)):
+    if found := re.search(r"certificate verify failed: (.+?) \(_ssl|(hostname .+ doesn't match .+)", str(failure)):
         message = (
-            f"The certificate of the artifact store is not trusted: {found[1]}. Ask the administrator to renew it, or to name "
+            f"The certificate of the artifact store is not trusted: {found[1] or found[2]}. Ask the administrator to renew it, or to name "
             "its authority in global.caCertificate."
         )
         log.error("%s", message)
