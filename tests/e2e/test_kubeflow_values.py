@@ -17,10 +17,10 @@ from support.kubeflow import BUCKET, Kubeflow, Run, step
 
 pytestmark = [pytest.mark.disruptive, pytest.mark.timeout(600)]
 
-SECRET = "e2e-private-ca"
+AUTHORITY = "e2e-private-ca"
 TOLERATION = {"key": "e2e", "operator": "Equal", "value": "runs", "effect": "NoSchedule"}
 VALUES: dict[str, Any] = {
-    "global": {"caCertificate": {"existingSecret": SECRET}},
+    "global": {"caCertificate": {"existingConfigMap": AUTHORITY, "existingSecret": "", "key": "cabundle.crt"}},
     "pipelines": {
         # it is never asked: the runs here stay inside the cluster
         "proxy": {"https": "http://proxy.invalid:3128", "noProxy": "example.org"},
@@ -80,8 +80,8 @@ def seen(cluster: Cluster, kubeflow: Kubeflow) -> Iterator[Seen]:
     """The runs; afterwards the release is as it was."""
     authority = signed("e2e authority")
     certificate, key = signed("localhost", by=authority)
-    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": SECRET}}
-    cluster.apply({**secret, "stringData": {"ca.crt": pem(authority[0])}})
+    config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": AUTHORITY}}
+    cluster.apply({**config, "data": {"cabundle.crt": pem(authority[0])}})
     before = helm.revision()
     helm.upgrade(VALUES)
     try:
@@ -94,11 +94,20 @@ def seen(cluster: Cluster, kubeflow: Kubeflow) -> Iterator[Seen]:
         yield Seen(first, second, pods, json.loads(first.step().outputs["Output"]))
     finally:
         helm.rollback(before)
-        cluster.delete("v1", "Secret", SECRET)
+        # KServe's copy, for models
+        for name in (AUTHORITY, "global-ca-bundle"):
+            cluster.delete("v1", "ConfigMap", name)
 
 
 def test_steps_trust_the_private_authority(seen: Seen) -> None:
     assert seen.told["answer"] == 200
+
+
+def test_what_archives_logs_trusts_the_private_authority(seen: Seen) -> None:
+    for pod in seen.pods:
+        (wait,) = (container for container in pod["spec"]["containers"] if container["name"] == "wait")
+        assert "/etc/ssl/iml4e" in [mount["mountPath"] for mount in wait["volumeMounts"]]
+        assert {"name": "SSL_CERT_FILE", "value": "/etc/ssl/iml4e/ca.crt"} in wait["env"]
 
 
 def test_steps_have_the_proxy_and_keep_off_it_inside_the_cluster(seen: Seen) -> None:

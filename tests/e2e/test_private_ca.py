@@ -1,4 +1,4 @@
-"""An S3 store of somebody else, which speaks TLS alone, with a certificate that a private authority signed."""
+"""An S3 store and a database of somebody else, which speak TLS, with a certificate that a private authority signed."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ pytestmark = [pytest.mark.disruptive, pytest.mark.timeout(900)]
 NAME = "private-ca"
 """Release, and its namespace."""
 STORE = "private-ca-store"
-"""Namespace of the store."""
+"""Namespace of store and database."""
 ENDPOINT = f"https://store.{STORE}.svc:9000"
+DATABASE = {"username": "mlflow", "password": "somebodyelses", "database": "mlflow"}
 KEYS = {"AWS_ACCESS_KEY_ID": "somebody", "AWS_SECRET_ACCESS_KEY": "somebody-elses"}
 # as docs/install.md, Your own S3
 ANNOTATIONS = {
@@ -44,7 +45,7 @@ VALUES: dict[str, Any] = {
     "kserve": {"controller": {"enabled": False}, "runtimes": {"mlflow": {"resources": SMALL}}},
     "gateway": {"service": {"type": "ClusterIP"}, "resources": SMALL},
     "minio": {"enabled": False},
-    "mariadb": {"resources": SMALL},
+    "mariadb": {"enabled": False},
     "mlflow": {"resources": SMALL, "gc": {"enabled": True, "dryRun": False, "olderThan": "0s", "resources": SMALL}},
     "pipelines": {"enabled": False},
     "prometheus": {"enabled": False},
@@ -60,7 +61,7 @@ mlflow.set_experiment("trust")
 with mlflow.start_run() as run:
     mlflow.log_text("trusted", "note.txt")
     model = LogisticRegression(max_iter=5000).fit(wines.data, wines.target)
-    mlflow.sklearn.log_model(model, name="model", registered_model_name="wine")
+    mlflow.sklearn.log_model(model, name="model", registered_model_name="wine", pip_requirements=["scikit-learn"])
 note = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/note.txt")
 endpoint = serving.deploy("wine", "1", say=lambda _: None)
 prediction = endpoint.ask().predict(wines.data[:1].tolist())
@@ -81,20 +82,20 @@ class Setup:
 
     there: Cluster
     """The release's namespace."""
+    elsewhere: Cluster
+    """That of store and database."""
     url: str
     """Address of its gateway on this machine."""
     s3: Any
     """The store, seen from here."""
 
-    def upgrade(self, **values: Any) -> None:
-        """Change the values under `global`."""
-        install(self.there, values)
 
-
-def install(there: Cluster, more: dict[str, Any]) -> None:
+def install(authority: dict[str, str], *, tls: bool) -> None:
     """Install the release, or upgrade it."""
     taken = {key: helm.release_values()["global"][key] for key in ("imageRegistry", "runtime")}
-    values = {**VALUES, "global": {**taken, "s3": {"endpoint": ENDPOINT}, **more}}
+    elsewhere = {"s3": {"endpoint": ENDPOINT}, "database": {"host": f"database.{STORE}.svc"}}
+    mlflow = {**VALUES["mlflow"], "database": {"tls": tls}}
+    values = {**VALUES, "mlflow": mlflow, "global": {**taken, **elsewhere, "caCertificate": authority}}
     helm.helm(
         "upgrade", "--install", NAME, helm.CHART, "--namespace", NAME, "--skip-crds",
         "--values", helm.VALUES / "laptop.yaml",
@@ -118,31 +119,47 @@ RESTRICTED = {
 }
 
 
-def store_objects(image: str) -> list[dict[str, Any]]:
-    """The store: a pod and its Service."""
+SERVE = {
+    "store": ["minio", "server", "/data", "--certs-dir", "/certs"],
+    "database": [
+        "sh", "-c",
+        "mariadb-install-db --no-defaults --datadir=/data/db --auth-root-authentication-method=normal >/dev/null && "
+        "exec mariadbd --no-defaults --datadir=/data/db --socket=/tmp/socket --pid-file=/tmp/pid --init-file=/certs/init.sql "
+        "--ssl-cert=/certs/public.crt --ssl-key=/certs/private.key",
+    ],
+}  # fmt: skip
+INIT = """
+CREATE DATABASE mlflow CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin;
+CREATE USER 'mlflow'@'%' IDENTIFIED BY 'somebodyelses';
+GRANT ALL ON mlflow.* TO 'mlflow'@'%';
+"""
+
+
+def server(name: str, image: str, port: int, user: int) -> list[dict[str, Any]]:
+    """A server of somebody else: a pod and its Service."""
     container = {
-        "name": "store",
+        "name": name,
         "image": image,
-        "command": ["minio", "server", "/data", "--certs-dir", "/certs"],
+        "command": SERVE[name],
         "env": [
             {"name": "HOME", "value": "/tmp"},
             {"name": "MINIO_ROOT_USER", "value": KEYS["AWS_ACCESS_KEY_ID"]},
             {"name": "MINIO_ROOT_PASSWORD", "value": KEYS["AWS_SECRET_ACCESS_KEY"]},
         ],
         "resources": {"requests": {"cpu": "10m", "memory": "64Mi"}},
-        "securityContext": RESTRICTED,
-        "readinessProbe": {"tcpSocket": {"port": 9000}, "periodSeconds": 1},
+        "securityContext": {**RESTRICTED, "runAsUser": user},
+        "readinessProbe": {"tcpSocket": {"port": port}, "periodSeconds": 1},
         "volumeMounts": [{"name": "data", "mountPath": "/data"}, {"name": "certs", "mountPath": "/certs"}],
     }
-    volumes = [{"name": "data", "emptyDir": {}}, {"name": "certs", "secret": {"secretName": "store"}}]
-    labels = {"app": "store"}
+    volumes = [{"name": "data", "emptyDir": {}}, {"name": "certs", "secret": {"secretName": "certs"}}]
+    labels = {"app": name}
     pod = {"metadata": {"labels": labels}, "spec": {"containers": [container], "volumes": volumes}}
     deployment = {"selector": {"matchLabels": labels}, "template": pod}
     return [
-        {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "store"}, "spec": deployment},
+        {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name}, "spec": deployment},
         {
-            "apiVersion": "v1", "kind": "Service", "metadata": {"name": "store"},
-            "spec": {"selector": labels, "ports": [{"port": 9000}]},
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
+            "spec": {"selector": labels, "ports": [{"port": port}]},
         },
     ]  # fmt: skip
 
@@ -151,7 +168,7 @@ def store_objects(image: str) -> list[dict[str, Any]]:
 def setup(cluster: Cluster, values: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setup]:
     """The store with its buckets, and a release that does not know its authority yet."""
     authority = signed("e2e authority")
-    certificate, key = signed(f"store.{STORE}.svc", "127.0.0.1", by=authority)
+    certificate, key = signed(f"store.{STORE}.svc", f"database.{STORE}.svc", "127.0.0.1", by=authority)
     file = tmp_path_factory.mktemp("ca") / "ca.crt"
     file.write_text(pem(authority[0]))
     with contextlib.ExitStack() as stack:
@@ -161,13 +178,18 @@ def setup(cluster: Cluster, values: dict[str, Any], tmp_path_factory: pytest.Tem
             stack.callback(cluster.core.delete_namespace, name)
         stack.callback(helm.helm, "uninstall", NAME, "--namespace", NAME, "--wait", "--ignore-not-found", timeout=300)
         elsewhere, there = Cluster(cluster.config, STORE), Cluster(cluster.config, NAME)
-        image = values["minio"]["image"]
-        registry = values["global"]["imageRegistry"] or image["registry"]
+        taken = {
+            name: f"{values['global']['imageRegistry'] or image['registry']}/{image['repository']}:{image['tag']}"
+            for name in ("minio", "mariadb")
+            if (image := values[name]["image"])
+        }
         elsewhere.apply(
-            secret("store", {"public.crt": pem(certificate), "private.key": pem(key)}),
-            *store_objects(f"{registry}/{image['repository']}:{image['tag']}"),
+            secret("certs", {"public.crt": pem(certificate), "private.key": pem(key), "init.sql": INIT}),
+            *server("store", taken["minio"], 9000, 1000),
+            *server("database", taken["mariadb"], 3306, 999),
         )
         elsewhere.wait_ready("Deployment", "store")
+        elsewhere.wait_ready("Deployment", "database")
         port = stack.enter_context(elsewhere.port_forward("service/store", 9000))
         s3 = boto3.client(
             "s3", endpoint_url=f"https://127.0.0.1:{port}", region_name="us-east-1", verify=str(file),
@@ -182,13 +204,14 @@ def setup(cluster: Cluster, values: dict[str, Any], tmp_path_factory: pytest.Tem
                 "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "company-ca"},
                 "data": {"cabundle.crt": file.read_text()},
             },
+            secret(f"{NAME}-db-mlflow", DATABASE),
             secret(f"{NAME}-s3-mlflow", KEYS),
             secret(f"{NAME}-s3-pipelines", KEYS),
             secret(f"{NAME}-s3-models", KEYS, **ANNOTATIONS),
         )  # fmt: skip
-        install(there, {})
+        install({}, tls=False)
         with there.port_forward(f"service/{NAME}-gateway", 80) as forwarded:
-            yield Setup(there, f"http://127.0.0.1:{forwarded}", s3)
+            yield Setup(there, elsewhere, f"http://127.0.0.1:{forwarded}", s3)
 
 
 @pytest.fixture(scope="module")
@@ -199,9 +222,14 @@ def untrusted(setup: Setup) -> Setup:
 
 @pytest.fixture(scope="module")
 def trusted(setup: Setup) -> Setup:
-    """The release that trusts it."""
+    """The release that trusts it, and whose database lets it in by TLS alone."""
     setup.there.apply(secret(f"{NAME}-s3-models", KEYS, **ANNOTATIONS, **TRUST))
-    setup.upgrade(caCertificate={"existingConfigMap": "company-ca", "key": "cabundle.crt"})
+    (pod,) = setup.elsewhere.pods("app=database")
+    alone = "ALTER USER 'mlflow'@'%' REQUIRE SSL"
+    client = ("mariadb", "--socket=/tmp/socket", "--user=root", "--skip-ssl", "--execute")
+    said = setup.elsewhere.exec(pod["metadata"]["name"], *client, alone)
+    assert not said, said
+    install({"existingConfigMap": "company-ca", "key": "cabundle.crt"}, tls=True)
     return setup
 
 

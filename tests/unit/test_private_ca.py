@@ -151,7 +151,15 @@ def test_a_model_is_not_fetched_from_a_store_of_another_name(
     serve("store.example.org")
     code, said = fetch(tmp_path / "model", AWS_CA_BUNDLE=str(bundle))
     assert code == 1
-    assert "hostname '127.0.0.1' doesn't match 'store.example.org'" in said
+    assert "is not trusted: hostname '127.0.0.1' doesn't match 'store.example.org'" in said
+
+
+def test_a_bundle_without_certificates_is_told(serve: Callable[..., str], tmp_path: Path) -> None:
+    serve("127.0.0.1")
+    (tmp_path / "empty.crt").write_text("not PEM")
+    code, said = fetch(tmp_path / "model", AWS_CA_BUNDLE=str(tmp_path / "empty.crt"))
+    assert code == 1
+    assert "is not trusted: no certificate or crl found" in said
 
 
 @pytest.mark.parametrize(

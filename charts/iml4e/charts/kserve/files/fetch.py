@@ -21,6 +21,10 @@ from botocore.exceptions import BotoCoreError, ClientError
 THREADS = 8
 #: Seconds between two lines about a long download.
 EVERY = 10.0
+#: What OpenSSL and urllib3 say of certificates.
+UNTRUSTED = re.compile(
+    r"certificate verify failed: (.+?) \(_ssl|hostname .+ doesn't match .+|no certificate or crl found"
+)
 
 
 class Failed(Exception):
@@ -100,9 +104,9 @@ def fetch(uri: str, target: Path) -> None:
         gone = code in ("NoSuchBucket", "NoSuchKey")
         raise Failed(f"{uri} cannot be read: {reason} ({code})", 3 if gone else 1) from None
     except (BotoCoreError, Boto3Error, ValueError) as error:  # ValueError: an endpoint that is no URL
-        if found := re.search(r"certificate verify failed: (.+?) \(_ssl", str(error)):
+        if found := UNTRUSTED.search(str(error)):
             raise Failed(
-                f"{uri} cannot be read: the certificate of {endpoint or 'AWS'} is not trusted: {found[1]}. Renew it, or name its "
+                f"{uri} cannot be read: the certificate of {endpoint or 'AWS'} is not trusted: {found[1] or found[0]}. Renew it, or name its "
                 "authority in global.caCertificate.existingConfigMap (docs/install.md, A private certificate authority)"
             ) from None
         raise Failed(f"{uri} cannot be read from {endpoint or 'AWS'}: {error}") from None

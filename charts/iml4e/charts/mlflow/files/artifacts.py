@@ -44,6 +44,10 @@ STALL = 60
 """Seconds that a client may stay silent while it sends an artifact."""
 CHUNK = 256 * 2**10
 """Bytes of a download that are in memory."""
+UNTRUSTED = re.compile(
+    r"certificate verify failed: (.+?) \(_ssl|hostname .+ doesn't match .+|no certificate or crl found"
+)
+"""What OpenSSL and urllib3 say of certificates, which does not pass by itself."""
 
 
 def error(status: int, code: str, message: str) -> JSONResponse:
@@ -53,9 +57,9 @@ def error(status: int, code: str, message: str) -> JSONResponse:
 
 def store_error(failure: ClientError | BotoCoreError, path: str) -> Response:
     """What the S3 store refused, as an answer: only what may pass by itself has a status that clients try again."""
-    if found := re.search(r"certificate verify failed: (.+?) \(_ssl|(hostname .+ doesn't match .+)", str(failure)):
+    if found := UNTRUSTED.search(str(failure)):
         message = (
-            f"The certificate of the artifact store is not trusted: {found[1] or found[2]}. Ask the administrator to renew it, or to name "
+            f"The certificate of the artifact store is not trusted: {found[1] or found[0]}. Ask the administrator to renew it, or to name "
             "its authority in global.caCertificate."
         )
         log.error("%s", message)
