@@ -63,6 +63,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"pipelines": {"s3": {"existingSecret": ""}}},
         "pipelines.s3.existingSecret is empty, so pods get their rights from the cloud, which",
     ),
+    "authorities under a key that KServe does not read": (
+        {"global": {"caCertificate": {"existingConfigMap": "company-ca"}}},
+        "KServe reads certificate authorities from the key cabundle.crt of a ConfigMap alone: name the key so in ConfigMap",
+    ),
+    "authorities in two places": (
+        {"global": {"caCertificate": {"existingConfigMap": "one", "existingSecret": "other"}}},
+        "global.caCertificate names a Secret and a ConfigMap: empty existingSecret or existingConfigMap,",
+    ),
     "a webhook without its Secret": (
         {"kserve": {"webhook": {"certificate": CERTIFICATE}}},
         "name the Secret in kserve.webhook.certificate.existingSecret.",
