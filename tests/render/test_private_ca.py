@@ -18,10 +18,7 @@ VALUES: dict[str, Any] = {
     "minio": {"enabled": False},
     "mariadb": {"enabled": False},
     "mlflow": {"database": {"tls": True}, "gc": {"enabled": True}},
-    "pipelines": {
-        "mlflow": {"endpoint": "https://mlflow.example.org/mlflow"},
-        "retention": {"enabled": True},
-    },
+    "pipelines": {"retention": {"enabled": True}},
 }
 SOURCES = {
     "existingConfigMap": {"configMap": {"name": "company-ca", "items": [{"key": "cabundle.crt", "path": "ca.crt"}]}},
@@ -49,6 +46,7 @@ def trusting(source: str) -> tuple[dict[str, Any], ...]:
     shared = {
         "s3": {"endpoint": "https://s3.example.org"},
         "database": {"host": "db.example.org"},
+        "mlflow": {"url": "https://mlflow.example.org/mlflow"},
         "caCertificate": {source: "company-ca", "key": "cabundle.crt"},
     }
     return render("default", {**VALUES, "global": shared})
