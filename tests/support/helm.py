@@ -23,8 +23,8 @@ NAMESPACE = "iml4e"
 # libyaml where the wheel has it: the CRDs are large
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-# A profile is a file in values/, or a pile of them: bare-machine only says what differs from laptop.
-ON_TOP_OF = {"bare-machine": "laptop"}
+# A profile is a file in values/, or a pile of them: bare-machine and quota only say what differs from laptop.
+ON_TOP_OF = {"bare-machine": "laptop", "quota": "laptop"}
 
 
 class HelmError(Exception):
