@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from support.helm import CHART, HelmError, profiles, render, render_text
+from support.helm import CHART, REPO, HelmError, merged, profiles, render, render_text
 from support.objects import (
     COMPONENT,
     Object,
@@ -25,6 +25,7 @@ from support.objects import (
 )
 from support.parts import EVERY
 from support.pod_security import violations
+from support.pods import pod_specs
 
 #: Whatever makes pods is on.
 ON: dict[str, Any] = {
@@ -42,33 +43,11 @@ PLACES = {
 }
 
 
-def merged(*trees: dict[str, Any]) -> dict[str, Any]:
-    """Values on top of values."""
-    out: dict[str, Any] = {}
-    for tree in trees:
-        for key, value in tree.items():
-            both = isinstance(value, dict) and isinstance(out.get(key), dict)
-            out[key] = merged(out[key], value) if both else value
-    return out
-
-
 def nested(path: str, value: Any) -> dict[str, Any]:
     """A value at a path with dots."""
     for key in reversed(path.strip(".").split(".")):
         value = {key: value}
     return value
-
-
-def pod_specs(objects: tuple[Object, ...]) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Every PodSpec that comes from a render, by its maker: whose pods they are, and the spec, ConfigMaps included."""
-    found = {
-        kind_and_name(thing): (labels(thing)[COMPONENT], pod_template(thing)["spec"]) for thing in pod_makers(objects)
-    }
-    found |= {kind_and_name(thing): ("models", thing["spec"]) for thing in serving_runtimes(objects)}
-    argo = yaml.safe_load(find(objects, "ConfigMap", "iml4e-pipelines-argo")["data"]["config"])
-    found["podSpecPatch"] = ("runs", yaml.safe_load(argo["workflowDefaults"]["spec"]["podSpecPatch"]))
-    job = find(objects, "ConfigMap", "iml4e-runner")["data"]["JOB_POD_SPEC"]
-    return {**found, "JOB_POD_SPEC": ("jobs", json.loads(job))}
 
 
 def leaves(name: str, part: str) -> Iterator[str]:
@@ -226,6 +205,51 @@ def test_a_quota_finds_all_four_on_every_container() -> None:
         for kind in ("requests", "limits"):
             assert all(resources[kind].get(what) for what in ("cpu", "memory")), f"{name}: {kind}"
     assert len(found) > 25
+
+
+def usage(*specs: dict[str, Any]) -> str:
+    """What a quota counts for some pods, as the table of docs/install.md has it: init containers run before the others."""
+    sizes = {"m": 1, "": 1000, "Mi": 1, "Gi": 1024}
+    cells = []
+    for kind, what, unit in (
+        ("requests", "cpu", "m"), ("requests", "memory", "Mi"), ("limits", "cpu", "m"), ("limits", "memory", "Mi"),
+    ):  # fmt: skip
+
+        def size(container: dict[str, Any], kind: str = kind, what: str = what) -> int:
+            number, suffix = re.fullmatch(r"(\d+)(\D*)", str(container["resources"][kind][what])).groups()
+            return int(number) * sizes[suffix]
+
+        together = [sum(map(size, spec["containers"])) for spec in specs]
+        first = [max(map(size, spec.get("initContainers", [])), default=0) for spec in specs]
+        cells.append(f"{sum(map(max, together, first))}{unit}")
+    return " | ".join([*cells, str(len(specs))])
+
+
+def test_the_documented_quota_is_what_the_pods_state() -> None:
+    def specs(objects: tuple[Object, ...], *kinds: str) -> list[dict[str, Any]]:
+        return [pod_template(thing)["spec"] for thing in of_kind(objects, *kinds)]
+
+    without, objects = render("quota", merged(ON, {"pipelines": {"enabled": False}})), render("quota", ON)
+    replaced = [
+        pod_template(thing)["spec"]
+        for thing in of_kind(objects, "Deployment")
+        if thing["spec"]["strategy"].get("type") != "Recreate"
+    ]
+    settings = stated(objects)
+    step = [{"resources": settings[name]} for name in ("mainContainer", "executor")]
+    rows = {
+        "parts without Kubeflow Pipelines": usage(*specs(without, "Deployment", "StatefulSet")),
+        "parts with Kubeflow Pipelines": usage(*specs(objects, "Deployment", "StatefulSet")),
+        "in addition, while an upgrade replaces pods": usage(*replaced),
+        "in addition, Jobs of the parts": usage(*specs(objects, "Job", "CronJob")),
+        "each pod of a model, and one more while a version replaces another": usage(
+            {**serving_runtimes(objects)[0]["spec"], "initContainers": [{"resources": settings["storageInitializer"]}]}
+        ),
+        "each pipeline in one pod (`scripts/demo`)": usage({"containers": [{"resources": settings["Job"]}]}),
+        "each step on Kubeflow Pipelines": usage({"containers": step}),
+    }
+    document = (REPO / "docs" / "install.md").read_text()
+    assert [row for name, cells in rows.items() if (row := f"| {name} | {cells} |") not in document] == []
 
 
 # --- IPv6

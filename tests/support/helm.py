@@ -122,6 +122,22 @@ def upgrade(values: Mapping[str, Any], *, timeout: str = "300s") -> str:
     return _with_values(["upgrade", RELEASE, CHART, "--namespace", NAMESPACE, *options], [], values)
 
 
+def install(name: str, files: Sequence[Path], values: Mapping[str, Any], *, timeout: str = "180s") -> str:
+    """Install a release into the namespace of its name, without CRDs; wait until it is Ready."""
+    options = ("--skip-crds", "--wait", "--timeout", timeout)
+    return _with_values(["install", name, CHART, "--namespace", name, *options], files, values)
+
+
+def merged(*trees: Mapping[str, Any]) -> dict[str, Any]:
+    """Values on top of values, as helm does it."""
+    out: dict[str, Any] = {}
+    for tree in trees:
+        for key, value in tree.items():
+            both = isinstance(value, Mapping) and isinstance(out.get(key), dict)
+            out[key] = merged(out[key], value) if both else value
+    return out
+
+
 def rollback(to: int) -> None:
     """Bring the live release back to a revision, and wait until it is Ready."""
     helm("rollback", RELEASE, str(to), "--namespace", NAMESPACE, "--wait", "--timeout", "300s", timeout=600)
