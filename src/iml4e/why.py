@@ -174,10 +174,11 @@ def _not_created(message: str) -> Reason:
     if "failed calling webhook" in message:
         return Reason(f"its pod cannot be made: {message}", "look after that webhook's pods", WEBHOOK)
     cure = ""
-    if needed := re.search(r"must specify (\S+)", message):
+    if "must specify" in message:
         options = {"limits.cpu": "--cpu-limit", "limits.memory": "--memory-limit", "requests.cpu": "--cpu"}
         options["requests.memory"] = "--memory"
-        cure = "deploy it with " + " and ".join(options[each] for each in needed[1].split(",") if each in options)
+        needed = [flag for name, flag in options.items() if re.search(rf"\b{re.escape(name)}\b", message)]
+        cure = f"deploy it with {' and '.join(needed)}, or have the release upgraded with values/quota.yaml"
     elif "exceeded quota" in message:
         cure = "ask for less with --cpu, --memory and --replicas, or have the quota raised"
     elif "violates PodSecurity" in message:

@@ -51,7 +51,6 @@ def test_names_inside_the_cluster_are_allowed() -> None:
 
 def test_addresses_are_allowed_and_names_that_look_like_them_are_not() -> None:
     """Prometheus scrapes by address, people open by address; only a name can be rebound to another address."""
-    assert "--host=" in server()["command"], "every address of both IP families; `::` would be IPv6 alone"
     for host in ("10.0.0.5", "172.31.255.1", "203.0.113.77", "127.0.0.1", "[fd00::1]", "[::1]", "localhost"):
         assert allowed(host), host
         assert allowed(f"{host}:5000"), host

@@ -119,7 +119,7 @@ def test_browsers_reach_metadata_through_a_translator_beside_it() -> None:
     assert config["middlewares"][router["middlewares"][1]]["headers"]["customRequestHeaders"] == {"Te": "trailers"}
     [server] = config["services"][router["service"]]["loadBalancer"]["servers"]
     pod = pod_template(find(platform(), "Deployment", "iml4e-pipelines-metadata"))["spec"]
-    assert server["url"] == f"h2c://127.0.0.1:{pod['containers'][0]['ports'][0]['containerPort']}"
+    assert server["url"] == f"h2c://localhost:{pod['containers'][0]['ports'][0]['containerPort']}"
     assert (
         environment(platform(), "iml4e-pipelines-ui")["METADATA_ENVOY_SERVICE_SERVICE_HOST"] == "metadata-grpc-service"
     )

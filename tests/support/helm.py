@@ -23,8 +23,8 @@ NAMESPACE = "iml4e"
 # libyaml where the wheel has it: the CRDs are large
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-# A profile is a file in values/, or a pile of them: bare-machine only says what differs from laptop.
-ON_TOP_OF = {"bare-machine": "laptop"}
+# A profile is a file in values/, or a pile of them: bare-machine and quota only say what differs from laptop.
+ON_TOP_OF = {"bare-machine": "laptop", "quota": "laptop"}
 
 
 class HelmError(Exception):
@@ -120,6 +120,22 @@ def upgrade(values: Mapping[str, Any], *, timeout: str = "300s") -> str:
     """Upgrade the live release: what it was installed with, and the given values on top; wait until it is Ready."""
     options = ("--reset-then-reuse-values", "--wait", "--timeout", timeout)
     return _with_values(["upgrade", RELEASE, CHART, "--namespace", NAMESPACE, *options], [], values)
+
+
+def install(name: str, files: Sequence[Path], values: Mapping[str, Any], *, timeout: str = "180s") -> str:
+    """Install a release into the namespace of its name, without CRDs; wait until it is Ready."""
+    options = ("--skip-crds", "--wait", "--timeout", timeout)
+    return _with_values(["install", name, CHART, "--namespace", name, *options], files, values)
+
+
+def merged(*trees: Mapping[str, Any]) -> dict[str, Any]:
+    """Values on top of values, as helm does it."""
+    out: dict[str, Any] = {}
+    for tree in trees:
+        for key, value in tree.items():
+            both = isinstance(value, Mapping) and isinstance(out.get(key), dict)
+            out[key] = merged(out[key], value) if both else value
+    return out
 
 
 def rollback(to: int) -> None:

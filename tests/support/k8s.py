@@ -74,6 +74,10 @@ class Cluster:
         where = {"namespace": namespace or self.namespace} if resource.namespaced else {}
         return resource.get(label_selector=selector, **where).to_dict()["items"]
 
+    def has(self, api_version: str, kind: str) -> bool:
+        """Whether the API server knows a kind."""
+        return bool(self._dynamic.resources.search(api_version=api_version, kind=kind))
+
     def pods(self, selector: str = "") -> list[Object]:
         """Pods of the namespace, the ones that are going away left out."""
         pods = self._plain(self.core.list_namespaced_pod(self.namespace, label_selector=selector).items)

@@ -5,7 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
+import socket
+import subprocess
 import sys
+import time
+import urllib.request
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -303,3 +309,41 @@ def test_refusal_of_the_store_is_a_sentence(failure: ClientError | BotoCoreError
     said = json.loads(answer.body)
     assert (answer.status_code, bool(said["error_code"])) == (status, True)
     assert sentence in said["message"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_it_listens_on_all_addresses_of_both_families(workers: int, tmp_path: Path) -> None:
+    """uvicorn's own choice for more than one process is IPv4 alone."""
+    shutil.copy(FOLDER / "serve.py", tmp_path)
+    # in place of MLflow, which takes seconds to load
+    (tmp_path / "server.py").write_text(
+        "async def app(scope, receive, send):\n"
+        "    if scope['type'] == 'http':\n"
+        "        await send({'type': 'http.response.start', 'status': 204, 'headers': []})\n"
+        "        await send({'type': 'http.response.body', 'body': b''})\n"
+        "def create():\n"
+        "    return app\n"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, tmp_path / "serve.py", f"--port={port}", f"--workers={workers}"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            for host in ("127.0.0.1", *(["[::1]"] if socket.has_dualstack_ipv6() else [])):
+                assert status_of(f"http://{host}:{port}/") == 204, host
+        finally:
+            server.terminate()
+            server.communicate(timeout=20)
+
+
+def status_of(url: str) -> int:
+    """Ask until there is an answer."""
+    end = time.monotonic() + 20
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                return answer.status
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.1)

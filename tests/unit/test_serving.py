@@ -135,6 +135,10 @@ def test_a_node_that_is_on_its_way_is_waited_for() -> None:
         ('admission webhook "policy.example.org" denied the request: no', "policy", why.REFUSED),
         ('Internal error occurred: failed calling webhook "x": connection refused', "webhook", why.WEBHOOK),
         ("maximum memory usage per Container is 1Gi, but limit is 2Gi", "LimitRange", why.REFUSED),
+        (
+            "failed quota: q: must specify limits.cpu for: kserve-container; limits.memory for: kserve-container",
+            "--cpu-limit and --memory-limit, or have the release upgraded with values/quota.yaml", why.REFUSED,
+        ),
     ],
 )  # fmt: skip
 def test_refused_pod_is_told(message: str, cure: str, patience: float) -> None:

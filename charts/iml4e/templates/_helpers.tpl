@@ -24,3 +24,19 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- $host := (urlParse (tpl .Values.global.mlflow.url .)).hostname }}
 {{- if or .Values.mlflow.enabled (not (hasPrefix (printf "%s-mlflow.%s." .Release.Name .Release.Namespace) (printf "%s." $host))) }}true{{ end }}
 {{- end }}
+
+{{- /* Fields of the PodSpec of a Job that runs a pipeline, as JSON. */}}
+{{- define "iml4e.jobPodSpec" -}}
+{{- $securityContext := dict "runAsNonRoot" true "seccompProfile" (dict "type" "RuntimeDefault") }}
+{{- if eq .Values.global.securityContext "chart" }}
+{{- $securityContext = merge $securityContext (dict "runAsUser" 1000 "runAsGroup" 1000 "fsGroup" 1000) }}
+{{- end }}
+{{- $podSpec := dict "securityContext" $securityContext }}
+{{- with .Values.global.nodeSelector }}
+{{- $_ := set $podSpec "nodeSelector" . }}
+{{- end }}
+{{- with .Values.global.tolerations }}
+{{- $_ := set $podSpec "tolerations" . }}
+{{- end }}
+{{- toJson $podSpec }}
+{{- end }}

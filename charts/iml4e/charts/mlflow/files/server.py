@@ -1,4 +1,4 @@
-"""MLflow's server for artifacts of any size, many writers and many addresses: `uvicorn --factory server:create`."""
+"""MLflow's server for artifacts of any size, many writers and many addresses; serve.py runs it."""
 
 from __future__ import annotations
 

@@ -1,0 +1,41 @@
+"""Runs MLflow's server on all addresses, IPv6 and IPv4: `serve.py --port 5000 --workers 2`."""
+
+from __future__ import annotations
+
+import argparse
+import socket
+
+import uvicorn
+
+
+def host(workers: int) -> str:
+    """What uvicorn takes for all addresses.
+
+    For one process that is an empty host: it opens a socket of each family that the kernel has. Several processes share one
+    socket, which an empty host would make for IPv4 alone.
+    """
+    if workers == 1:
+        return ""
+    return "::" if socket.has_dualstack_ipv6() else "0.0.0.0"
+
+
+def main() -> None:
+    """Read the command line and serve until SIGTERM."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--workers", type=int, default=1, help="processes, each a server of its own")
+    args = parser.parse_args()
+    uvicorn.run(
+        "server:create",
+        factory=True,
+        host=host(args.workers),
+        port=args.port,
+        workers=args.workers,
+        # the gateway keeps idle connections for 90 s: closed earlier from here, a request could meet a dead one
+        timeout_keep_alive=120,
+        timeout_graceful_shutdown=20,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""A second release, in a namespace with rules of its own, beside the one that all tests share."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from kubernetes.client import ApiClient
+from kubernetes.client.exceptions import ApiException
+
+from support import helm
+from support.k8s import Cluster
+
+Object = dict[str, Any]
+MODELS = ("serving.kserve.io/v1beta1", "InferenceService")
+#: Fits beside the first release: it has the cluster's one KServe and the NodePort, and this one asks for little CPU.
+SMALL: dict[str, Any] = {
+    "kserve": {"controller": {"enabled": False}, "runtimes": {"mlflow": {"resources": {"requests": {"cpu": "10m"}}}}},
+    "gateway": {"service": {"type": "ClusterIP"}, "resources": {"requests": {"cpu": "10m"}}},
+    "pipelines": {"enabled": False},
+    "prometheus": {"kubelet": {"enabled": False}, "resources": {"requests": {"cpu": "10m"}}},
+    "minio": {"resources": {"requests": {"cpu": "10m"}}},
+    "mariadb": {"resources": {"requests": {"cpu": "10m"}}},
+    "mlflow": {"resources": {"requests": {"cpu": "10m"}}},
+    "runner": {"resources": {"requests": {"cpu": "10m"}}},
+}
+
+
+@contextlib.contextmanager
+def namespace(cluster: Cluster, name: str, *rules: Object) -> Iterator[Cluster]:
+    """A namespace that enforces Pod Security `restricted`, with objects that restrict it further; it goes at the end."""
+    there = Cluster(cluster.config, name)
+    metadata = {"name": name, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}
+    cluster.core.create_namespace({"metadata": metadata})
+    try:
+        there.apply(*rules)
+        yield there
+    finally:
+        for rule in rules:
+            if rule["metadata"].get("namespace") != name:
+                there.delete(rule["apiVersion"], rule["kind"], rule["metadata"]["name"])
+        cluster.core.delete_namespace(name)
+
+
+@contextlib.contextmanager
+def installed(there: Cluster, profiles: Sequence[str], *values: Object) -> Iterator[None]:
+    """A release of the namespace's name, all Ready; it and its models go at the end."""
+    shared = {"imageRegistry": helm.release_values()["global"]["imageRegistry"], "runtime": runtime(there)}
+    files = [helm.VALUES / f"{profile}.yaml" for profile in profiles]
+    try:
+        helm.install(there.namespace, files, helm.merged(SMALL, {"global": shared}, *values))
+        yield
+    finally:
+        for model in there.list(*MODELS):
+            there.delete(*MODELS, model["metadata"]["name"])
+        with contextlib.suppress(AssertionError):  # the namespace's end takes them too
+            wait_until("models to be gone", lambda: not there.list(*MODELS), 60)
+        helm.helm("uninstall", there.namespace, "--namespace", there.namespace, "--ignore-not-found")
+
+
+def runtime(cluster: Cluster) -> Object:
+    """The image with all that pipelines import, if the node has one; else the release's, whose steps install packages."""
+    own = helm.release_values()["global"]["runtime"]
+    names = [name for node in cluster.core.list_node().items for image in node.status.images for name in image.names]
+    for name in names:
+        registry, _, rest = name.partition("/")
+        repository, _, tag = rest.partition(":")
+        if repository == "iml4e/runtime" and tag:
+            return {**own, "registry": registry, "repository": repository, "tag": tag}
+    return own
+
+
+def demo(there: Cluster, pipeline: str = "wine") -> tuple[int, Object, str]:
+    """Run a reference pipeline as people do: exit code, result, and what was said beside it."""
+    name = there.namespace
+    words = [pipeline, "--json", "--engine", "local", "--release", name, "--namespace", name]
+    command = [sys.executable, helm.REPO / "scripts" / "demo", *words]
+    done = subprocess.run(command, cwd=helm.REPO, capture_output=True, text=True, timeout=300, check=False)
+    return done.returncode, json.loads(done.stdout) if done.returncode == 0 else {}, done.stderr[-3000:]
+
+
+def admit(there: Cluster, spec: Object) -> Object:
+    """What the API server makes of a PodSpec, without making the pod.
+
+    Raises:
+        ApiException: it refuses the pod.
+    """
+    # accounts of the release are not there
+    spec = {key: value for key, value in spec.items() if key != "serviceAccountName"}
+    mounted = {volume["name"] for volume in spec.get("volumes", [])}
+    claimed = {
+        mount["name"] for container in spec["containers"] for mount in container.get("volumeMounts", [])
+    } - mounted
+    spec["volumes"] = [*spec.get("volumes", []), *({"name": name, "emptyDir": {}} for name in sorted(claimed))]
+    pod = {"metadata": {"generateName": "admitted-"}, "spec": {"restartPolicy": "Always", **spec}}
+    made = there.core.create_namespaced_pod(there.namespace, pod, dry_run="All")
+    return ApiClient().sanitize_for_serialization(made)
+
+
+def refused(there: Cluster, spec: Object) -> str:
+    """Why the API server refuses a PodSpec; empty if it does not."""
+    try:
+        admit(there, spec)
+    except ApiException as error:
+        return json.loads(error.body)["message"]
+    return ""
+
+
+def wait_until(what: str, ask: Callable[[], Any], seconds: float = 30) -> None:
+    """Ask until the answer is true: a rule takes a moment to count."""
+    end = time.monotonic() + seconds
+    while not ask():
+        assert time.monotonic() < end, f"waited {seconds:.0f} s in vain for {what}"
+        time.sleep(0.5)
