@@ -123,6 +123,17 @@ def certificate(host: str) -> dict[str, str]:
 
     now = datetime.datetime.now(datetime.UTC)
     own_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    uses = dict.fromkeys(
+        (
+            "content_commitment",
+            "key_encipherment",
+            "data_encipherment",
+            "key_agreement",
+            "encipher_only",
+            "decipher_only",
+        ),
+        False,
+    )
     authority = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "iml4e webhook authority")])
 
     def builder(subject: x509.Name, public: ec.EllipticCurvePublicKey, ca: bool) -> x509.CertificateBuilder:
@@ -136,6 +147,9 @@ def certificate(host: str) -> dict[str, str]:
             .not_valid_before(now - datetime.timedelta(hours=1))
             .not_valid_after(now + datetime.timedelta(days=3650))
             .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+            .add_extension(
+                x509.KeyUsage(**uses, key_cert_sign=ca, crl_sign=ca, digital_signature=not ca), critical=True
+            )
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(own_key.public_key()), critical=False)
         )
