@@ -30,6 +30,8 @@ VALUES: dict[str, Any] = {
     "mariadb": SMALL,
     "mlflow": SMALL,
 }
+# lists whose elements are compared one by one, by their names
+MERGED = (".containers", ".initContainers", ".volumes", ".spec.ports", ".webhooks", ".listeners")
 WORKLOADS = (("StatefulSet", "minio"), ("StatefulSet", "mariadb"), ("Deployment", "mlflow"), ("Deployment", "gateway"))
 # answers every question of the API server with a sentence, under the certificate of Secret `<release>-kserve-webhook`
 WEBHOOK = """
@@ -86,7 +88,7 @@ class Applied:
         self.there = Cluster(cluster.config, NAME)
         self.values = {**VALUES, "global": {key: values["global"][key] for key in ("imageRegistry", "runtime")}}
 
-    def render(self, **values: Any) -> str:
+    def render(self, release: str = NAME, **values: Any) -> str:
         """The manifest, without a cluster."""
         sets = (
             word
@@ -94,7 +96,7 @@ class Applied:
             for word in ("--set-json", f"{part}={json.dumps(value)}")
         )
         return helm.helm(
-            "template", NAME, helm.CHART, "--namespace", NAME, "--values", helm.VALUES / "laptop.yaml", *sets
+            "template", release, helm.CHART, "--namespace", NAME, "--values", helm.VALUES / "laptop.yaml", *sets
         )
 
     def apply(self, manifest: str, *words: str) -> list[str]:
@@ -115,15 +117,16 @@ class Applied:
 @pytest.fixture(scope="module")
 def applied(cluster: Cluster, values: dict[str, Any]) -> Iterator[Applied]:
     """The release, applied once, and Ready."""
+    release = Applied(cluster, values)
+    manifest = release.render()
     metadata = {"name": NAME, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}
     cluster.core.create_namespace({"metadata": metadata})
-    release = Applied(cluster, values)
     try:
-        release.apply(release.render())
+        release.apply(manifest)
         release.wait()
         yield release
     finally:
-        kubectl(cluster.config, "delete", "--ignore-not-found", "-f", "-", stdin=release.render())
+        kubectl(cluster.config, "delete", "--ignore-not-found", "-f", "-", stdin=manifest, check=False)
         cluster.core.delete_namespace(NAME)
 
 
@@ -148,6 +151,36 @@ def test_a_second_apply_changes_nothing_and_everybody_is_let_in(applied: Applied
     with there.port_forward(f"service/{NAME}-gateway", 80) as port:
         url = f"http://localhost:{port}/mlflow/api/2.0/mlflow/experiments/create"
         assert requests.post(url, json={"name": "gitops"}, timeout=30).status_code == 200
+
+
+def test_every_default_inside_a_list_is_written_out(applied: Applied) -> None:
+    """A list is compared as a whole: what the API server adds to an element is a change at each sync. Nothing is made here."""
+    manifest = applied.render("another", kserve={}, pipelines={})
+    done = kubectl(
+        applied.there.config, "create", "--dry-run=server", "-o", "yaml", "-f", "-", stdin=manifest, check=False
+    )
+    wanted = {kind_and_name(thing): thing for thing in yaml.load_all(manifest, helm.LOADER) if thing}
+    answers = [thing for thing in yaml.load_all(done.stdout, helm.LOADER) if thing]
+    found = {kind_and_name(thing): thing for answer in answers for thing in answer.get("items", [answer])}
+    # the release of the cluster has one of that name
+    assert set(wanted) - set(found) <= {"ClusterServingRuntime/mlflow"}, done.stderr
+
+    def added(own: Any, theirs: Any, path: str, inside: bool = False) -> Iterator[str]:
+        if isinstance(own, dict) and isinstance(theirs, dict):
+            yield from (f"{path}.{key}" for key in {*theirs} - {*own} if inside)
+            yield from (f"{path}.{key} is gone" for key in {*own} - {*theirs})
+            for key in {*own} & {*theirs}:
+                yield from added(own[key], theirs[key], f"{path}.{key}", inside)
+        elif isinstance(own, list) and isinstance(theirs, list) and not path.endswith(MERGED):
+            for mine, other in zip(own, theirs, strict=True):
+                yield from added(mine, other, f"{path}[]", True)
+
+    assert [
+        f"{name}: {finding}"
+        for name in set(wanted) & set(found)
+        for finding in added({**wanted[name], "metadata": {}}, found[name], "")
+        if not finding.endswith(".volumeClaimTemplates[].status")
+    ] == []
 
 
 def test_the_account_makes_the_secrets_of_the_release_and_no_other(applied: Applied) -> None:
