@@ -142,7 +142,7 @@ def test_beside_another_kserve_only_what_models_need_is_installed() -> None:
         "ServingRuntime/mlflow",
     ]
     assert find(objects, "ConfigMap", "iml4e-runner")["data"]["MODEL_NAMESPACE"] == "iml4e"
-    annotations = planned_secrets(objects)["iml4e-s3-models"]["annotations"]
+    annotations = planned_secrets(objects)["iml4e-s3-models"]["facts"]
     assert annotations["serving.kserve.io/s3-endpoint"] == "iml4e-minio.iml4e.svc:9000"
 
 

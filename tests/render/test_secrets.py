@@ -147,7 +147,7 @@ def test_the_job_runs_where_the_values_say() -> None:
     assert {key: spec[key] for key in values} == values
 
 
-def test_one_database_server_of_your_own_and_one_secret_of_your_own_need_no_job() -> None:
+def test_where_no_secret_is_to_be_made_there_is_no_job() -> None:
     values = {"minio": {"enabled": False}, "mariadb": {"enabled": False}, "kserve": {"enabled": False}}
     values |= {"global": {"s3": {"endpoint": "http://s3.example.com"}, "database": {"host": "db.example.com"}}}
     assert [thing for thing in render("laptop", values) if labels(thing)[COMPONENT] == "secrets"] == []

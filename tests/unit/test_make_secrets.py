@@ -26,7 +26,7 @@ import make_secrets
 ANNOTATIONS = {"helm.sh/resource-policy": "keep"}
 PASSWORD: dict[str, Any] = {
     "name": "db", "type": "Opaque", "labels": {"a": "b"}, "annotations": ANNOTATIONS,
-    "fixed": {"username": "ann"}, "generated": {"password": 32.0},
+    "fixed": {"username": "ann"}, "generated": {"password": 32.0}, "facts": {"address": "here"},
 }  # fmt: skip
 CERTIFICATE: dict[str, Any] = {
     "name": "webhook", "type": "kubernetes.io/tls", "labels": {}, "annotations": ANNOTATIONS,
@@ -104,7 +104,7 @@ def test_a_missing_secret_is_made_as_the_plan_says() -> None:
     assert (made["type"], made["metadata"]["labels"], made["metadata"]["annotations"]) == (
         "Opaque",
         {"a": "b"},
-        ANNOTATIONS,
+        {**ANNOTATIONS, "address": "here"},
     )
 
 
@@ -121,7 +121,7 @@ def test_a_secret_of_somebody_else_keeps_its_data(capsys: pytest.CaptureFixture[
     cluster = Cluster({"metadata": {"name": "db"}, "data": dict(data)})
     assert make(cluster, PASSWORD) == 0
     assert cluster.objects["db"]["data"] == data
-    assert cluster.objects["db"]["metadata"]["annotations"] == ANNOTATIONS
+    assert cluster.objects["db"]["metadata"]["annotations"] == {"address": "here"}
     assert "Secret db keeps its username" in capsys.readouterr().out
 
 

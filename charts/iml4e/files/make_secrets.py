@@ -190,7 +190,8 @@ def body(wanted: dict[str, Any]) -> dict[str, Any]:
     values = {**wanted.get("fixed", {}), **{key: password(int(n)) for key, n in wanted.get("generated", {}).items()}}
     if "host" in wanted:
         values |= certificate(wanted["host"])
-    metadata = {key: wanted[key] for key in ("name", "labels", "annotations")}
+    annotations = wanted["annotations"] | wanted.get("facts", {})
+    metadata = {"name": wanted["name"], "labels": wanted["labels"], "annotations": annotations}
     return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": wanted["type"], "data": encoded(values)}
 
 
@@ -232,10 +233,10 @@ def make(api: Api, namespace: str, writer: str, wanted: dict[str, Any]) -> dict[
         print(
             f"Secret {name} keeps its {', '.join(other)}, though the values say otherwise: delete it to have it made anew."
         )
-    annotations = found["metadata"].get("annotations") or {}
-    if any(annotations.get(key) != value for key, value in wanted["annotations"].items()):
-        # these follow the values: the address of the store, for example
-        change = {"metadata": {"annotations": wanted["annotations"]}}
+    annotations, facts = found["metadata"].get("annotations") or {}, wanted.get("facts", {})
+    if any(annotations.get(key) != value for key, value in facts.items()):
+        # the address of the store, for example: annotations that follow the values, whoever made the Secret
+        change = {"metadata": {"annotations": facts}}
         _, found = api.ask("PATCH", f"{path}?fieldManager=iml4e-secrets", change, "application/merge-patch+json")
     print(f"Secret {name}: {'made' if made else 'was there'}", flush=True)
     return found
@@ -251,6 +252,7 @@ def trust(api: Api, path: str, secret: str, authority: str) -> None:
     """
     end = time.monotonic() + WEBHOOKS_PATIENCE
     path = f"/apis/admissionregistration.k8s.io/v1/{path}"
+    print(f"waiting for {path.rpartition('v1/')[2]} to name Secret {secret}", flush=True)
     while True:
         status, found = api.ask("GET", path, known=(404,))
         if status == 200 and (found["metadata"].get("annotations") or {}).get(CA_FROM) == secret:

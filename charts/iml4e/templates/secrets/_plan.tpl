@@ -49,12 +49,13 @@ secrets:
       {{- $labels | nindent 6 }}
     annotations:
       {{- include "iml4e.secrets.annotations" $ | nindent 6 }}
-      {{- if eq .name "models" }}
-      # a KServe that another release runs has another store configured
+    {{- if eq .name "models" }}
+    # annotations that follow the values: a KServe that another release runs has another store configured
+    facts:
       serving.kserve.io/s3-endpoint: {{ $.Release.Name }}-minio.{{ $.Release.Namespace }}.svc:9000
       serving.kserve.io/s3-usehttps: "0"
       serving.kserve.io/s3-region: {{ $.Values.global.s3.region | quote }}
-      {{- end }}
+    {{- end }}
     fixed:
       AWS_ACCESS_KEY_ID: {{ .name | quote }}
     generated:
