@@ -62,6 +62,12 @@ class Release:
         """Run a shell script beside its database server."""
         return self.cluster.exec(f"{NAME}-mariadb-0", "bash", "-c", script, container="mariadb")
 
+    def secrets(self) -> dict[str, dict[str, str]]:
+        """Its Secrets."""
+        selector = f"app.kubernetes.io/instance={NAME}"
+        found = self.cluster.core.list_namespaced_secret(NAME, label_selector=selector).items
+        return {secret.metadata.name: secret.data for secret in found}
+
     def rows(self) -> dict[str, Counter[str]]:
         """All rows of its databases."""
         dump = "mariadb-dump --skip-extended-insert --no-create-info --skip-comments --hex-blob"
@@ -145,7 +151,7 @@ def fill(client: mlflow.MlflowClient) -> str:
 def test_an_old_release_is_upgraded_without_loss(release: Release, tmp_path: Path) -> None:
     with release.mlflow() as client:
         run = fill(client)
-    rows, tables = release.rows(), release.tables()
+    rows, tables, secrets = release.rows(), release.tables(), release.secrets()
 
     # the volume has to grow first, and the sentence says how
     release.values["mariadb"] = {"persistence": {"size": "3Gi", "storageClass": NAME}}
@@ -172,6 +178,10 @@ def test_an_old_release_is_upgraded_without_loss(release: Release, tmp_path: Pat
     claim = release.cluster.get("v1", "PersistentVolumeClaim", f"data-{pod}")
     assert claim
     assert claim["spec"]["resources"]["requests"]["storage"] == "3Gi"
+
+    # the first chart made its Secrets itself; they are kept as they are
+    assert len(secrets) == 8
+    assert release.secrets() == secrets
 
     # all there; an index is new, and references that were spelled otherwise are spelled as what they refer to
     assert [line for line in release.tables() if "iml4e_fingerprint" not in line] == tables

@@ -38,6 +38,7 @@ AFFINITY = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": 
 #: Where a part's own values are, and whose pods have them: a part's, those of models, those of pipeline steps.
 PLACES = {
     **{f"{part}.": part for part in EVERY},
+    "secrets.": "secrets",
     "kserve.runtimes.mlflow.": "models",
     "pipelines.runs.podSpec.": "runs",
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import shutil
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 
 from support.helm import CHART, HelmError, render
-from support.objects import find, kind_and_name, of_kind, serving_runtimes
+from support.objects import annotations, find, kind_and_name, of_kind, planned_secrets, serving_runtimes
 
 
 def configuration(values: dict | None = None) -> dict[str, dict]:
@@ -143,7 +142,7 @@ def test_beside_another_kserve_only_what_models_need_is_installed() -> None:
         "ServingRuntime/mlflow",
     ]
     assert find(objects, "ConfigMap", "iml4e-runner")["data"]["MODEL_NAMESPACE"] == "iml4e"
-    annotations = find(objects, "Secret", "iml4e-s3-models")["metadata"]["annotations"]
+    annotations = planned_secrets(objects)["iml4e-s3-models"]["facts"]
     assert annotations["serving.kserve.io/s3-endpoint"] == "iml4e-minio.iml4e.svc:9000"
 
 
@@ -169,16 +168,41 @@ def test_a_private_authority_reaches_models(source: str, controller: bool, name:
     assert variables["CA_FILE"] == f"{mount['mountPath']}/ca.crt"
 
 
-def test_webhooks_trust_the_certificate_that_they_are_given() -> None:
-    objects = render("laptop")
-    secret = find(objects, "Secret", "iml4e-kserve-webhook")["data"]
-    webhooks = [
-        webhook
-        for kind in ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration")
-        for webhook in find(objects, kind, "iml4e-kserve")["webhooks"]
-    ]
-    assert {webhook["clientConfig"]["caBundle"] for webhook in webhooks} == {secret["ca.crt"]}
-    assert b"BEGIN CERTIFICATE" in base64.b64decode(secret["tls.crt"])
+@pytest.mark.parametrize("mode", ["job", "helm"])
+def test_the_certificate_is_made_in_the_cluster(mode: str) -> None:
+    """And the webhook configurations say which one they wait for, without a certificate authority that an apply would put back."""
+    objects = render("laptop", {"kserve": {"webhook": {"certificate": {"mode": mode}}}})
+    secret = planned_secrets(objects)["iml4e-kserve-webhook"]
+    configurations = of_kind(objects, "MutatingWebhookConfiguration", "ValidatingWebhookConfiguration")
+    for thing in configurations:
+        assert annotations(thing) == {"iml4e/ca-from": secret["name"]}
+        assert not any("caBundle" in webhook["clientConfig"] for webhook in thing["webhooks"])
+        assert {webhook["clientConfig"]["service"]["name"] for webhook in thing["webhooks"]} == {secret["name"]}
+    assert secret["host"] == "iml4e-kserve-webhook.iml4e.svc"
+    assert secret["trustedBy"] == [f"{thing['kind'].lower()}s/{thing['metadata']['name']}" for thing in configurations]
+
+
+def test_the_certificate_is_somebody_elses() -> None:
+    """With a certificate of one's own, cert-manager, or no controller the Job has no right to webhook configurations."""
+    own = {"mode": "existingSecret", "existingSecret": "mine", "caBundle": "TUlORQ=="}
+    for values in (
+        {"webhook": {"certificate": own}},
+        {"webhook": {"certificate": {"mode": "certManager"}}},
+        {"controller": {"enabled": False}},
+        {"enabled": False},
+    ):
+        objects = render("laptop", {"kserve": values})
+        assert "iml4e-kserve-webhook" not in planned_secrets(objects)
+        assert "ClusterRole/iml4e-secrets" not in map(kind_and_name, objects)
+        assert "iml4e/ca-from" not in str(of_kind(objects, "MutatingWebhookConfiguration"))
+
+
+def test_the_controller_may_watch_kinds_that_a_cluster_may_lack() -> None:
+    """A render without a cluster cannot ask for them, and the controller never starts where it may not watch what there is."""
+    groups = {
+        group for rule in find(render("laptop"), "ClusterRole", "iml4e-kserve")["rules"] for group in rule["apiGroups"]
+    }
+    assert {"keda.sh", "serving.knative.dev", "opentelemetry.io"} <= groups
 
 
 def test_runtimes_of_the_release_do_not_wait_for_the_controller_of_the_release() -> None:

@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-import base64
 import re
 
 from support.helm import render
-from support.objects import find, of_kind, pod_template
+from support.objects import find, planned_secrets, pod_template
 from support.wiring import dangling
 
 TWO = {"mariadb": {"databases": [{"name": "mlflow", "user": "mlflow"}, {"name": "other_one", "user": "somebody"}]}}
 
 
-def decoded(name: str) -> dict[str, str]:
-    """A Secret of the render with a second database."""
-    return {k: base64.b64decode(v).decode() for k, v in find(render("laptop", TWO), "Secret", name)["data"].items()}
-
-
 def test_each_database_has_a_user_and_a_password_of_its_own() -> None:
-    first, second = decoded("iml4e-db-mlflow"), decoded("iml4e-db-other_one")
-    assert (first["username"], first["database"]) == ("mlflow", "mlflow")
-    assert (second["username"], second["database"]) == ("somebody", "other_one")
-    assert first["password"] != second["password"]
-    assert first["password"].isalnum(), "it goes into a URL"
+    plan = planned_secrets(render("laptop", TWO))
+    for name, user in (("mlflow", "mlflow"), ("other-one", "somebody")):
+        secret = plan[f"iml4e-db-{name}"]
+        assert secret["fixed"] == {"username": user, "database": name.replace("-", "_")}
+        assert secret["generated"]["password"] >= 32
 
 
 def test_an_existing_secret_replaces_the_generated_one() -> None:
     values = {"mariadb": {"databases": [{"name": "mlflow", "user": "mlflow", "existingSecret": "my-db"}]}}
     objects = render("laptop", values)
-    assert "iml4e-db-mlflow" not in {secret["metadata"]["name"] for secret in of_kind(objects, "Secret")}
+    assert "iml4e-db-mlflow" not in planned_secrets(objects)
     assert "my-db" in str(pod_template(find(objects, "StatefulSet", "iml4e-mariadb")))
 
 

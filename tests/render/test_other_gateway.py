@@ -11,6 +11,7 @@ from support.helm import render
 from support.objects import Object, find, kind_and_name, of_kind, pod_template
 from support.parts import WITH_UI
 
+KIND = {"group": "gateway.networking.k8s.io", "kind": "Gateway"}
 GATEWAY = {"name": "shared", "namespace": "infra", "url": "http://envoy-shared.envoy-system.svc.cluster.local:8080"}
 MLFLOW = "https://tracking.example.com/mlflow"
 
@@ -22,13 +23,13 @@ def elsewhere(gateway: dict[str, str] | None = None, **values: Any) -> tuple[Obj
 
 def test_every_route_belongs_to_it() -> None:
     routes = {route["metadata"]["name"]: route["spec"]["parentRefs"] for route in of_kind(elsewhere(), "HTTPRoute")}
-    assert routes == {f"iml4e-{part}": [{"name": "shared", "namespace": "infra"}] for part in WITH_UI}
+    assert routes == {f"iml4e-{part}": [{**KIND, "name": "shared", "namespace": "infra"}] for part in WITH_UI}
 
 
 def test_own_routes_name_the_namespace_too() -> None:
     for route in of_kind(render("laptop"), "HTTPRoute"):
         if route["metadata"]["name"] != "iml4e-gateway":
-            assert route["spec"]["parentRefs"] == [{"name": "iml4e-gateway", "namespace": "iml4e"}]
+            assert route["spec"]["parentRefs"] == [{**KIND, "name": "iml4e-gateway", "namespace": "iml4e"}]
 
 
 def test_steps_and_models_are_told_of_it() -> None:
@@ -52,7 +53,7 @@ def test_its_names_are_templates() -> None:
         "iml4e-edge", "iml4e-edge", "http://iml4e-edge.iml4e-edge.svc",
     ]  # fmt: skip
     parents = [parent for route in of_kind(elsewhere(gateway), "HTTPRoute") for parent in route["spec"]["parentRefs"]]
-    assert parents == [{"name": "iml4e-edge", "namespace": "iml4e-edge"}] * len(WITH_UI)
+    assert parents == [{**KIND, "name": "iml4e-edge", "namespace": "iml4e-edge"}] * len(WITH_UI)
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,13 @@ import yaml
 
 from support.helm import CHART, profiles, render
 from support.objects import (
+    COMPONENT,
     Container,
     annotations,
     containers,
     find,
     kind_and_name,
+    labels,
     of_kind,
     pod_makers,
     pod_template,
@@ -39,7 +41,7 @@ MAIN = [
 # Kind/name container: why it may
 NO_PROBE = {"Deployment/iml4e-pipelines-agent agent": "listens to nobody, so there is nothing to ask"}
 WRITABLE_ROOT: dict[str, str] = {}
-# Kind/name: why its pods talk to the API server
+# Kind/name, of a Job the component: why its pods talk to the API server
 USES_THE_API = {
     "Deployment/iml4e-gateway": "reads Gateways and HTTPRoutes",
     "Deployment/iml4e-kserve": "is a controller",
@@ -49,6 +51,7 @@ USES_THE_API = {
     "Deployment/iml4e-pipelines-argo": "is a controller",
     "Deployment/iml4e-pipelines-scheduler": "is a controller",
     "Deployment/iml4e-pipelines-ui": "shows pods and their logs",
+    "secrets": "makes Secrets",
     "ServiceAccount/iml4e-runner": "is who pipeline steps are, which deploy models",
 }
 
@@ -135,7 +138,7 @@ def claims_of(owner: str) -> set[str]:
 @pytest.mark.parametrize("profile", profiles())
 def test_only_who_uses_the_api_gets_a_token(profile: str) -> None:
     with_token = {
-        kind_and_name(maker)
+        kind_and_name(maker) if maker["kind"] != "Job" else labels(maker)[COMPONENT]
         for maker in pod_makers(render(profile))
         if pod_template(maker)["spec"].get("automountServiceAccountToken") is not False
     }
@@ -224,6 +227,7 @@ def test_pods_say_where_their_metrics_are(part: Part) -> None:
 def test_exemptions_name_containers_that_exist() -> None:
     names = {param.values[0].name for param in CONTAINERS}
     owners: set[str] = {param.values[0].owner for param in CONTAINERS}
+    owners |= {labels(job)[COMPONENT] for job in of_kind(render("laptop"), "Job")}
     assert {*NO_PROBE, *WRITABLE_ROOT} <= names
     accounts = {kind_and_name(account) for account in of_kind(render("laptop"), "ServiceAccount")}
     assert set(USES_THE_API) <= owners | accounts

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from support.helm import RELEASE, profiles, render
-from support.objects import Object, find, kind_and_name, of_kind
+from support.objects import Object, find, kind_and_name, of_kind, planned_secrets
 
 ROLES = [
     pytest.param(role, id=f"{profile} {kind_and_name(role)}")
@@ -48,12 +48,18 @@ def test_secrets_are_not_written_or_listed(role: Object) -> None:
         if "secrets" in rule.get("resources", []):
             if reason := LISTS_SECRETS.get(kind_and_name(role)):
                 assert not WRITE & set(rule["verbs"]), reason
+            elif reason := MAKES_SECRETS.get(kind_and_name(role)):
+                assert set(rule["verbs"]) == {"get", "create", "patch"}, reason
+                assert rule["resourceNames"], reason
+                assert set(rule["resourceNames"]) <= set(planned_secrets(render())), reason
             else:
                 assert set(rule["verbs"]) <= {"get"}
 
 
 # Kind/name: why it may read Secrets that it cannot name
 LISTS_SECRETS = {"ClusterRole/iml4e-gateway": "watches the certificates of listeners, and routes nothing without that"}
+# Kind/name: why it may write the Secrets that it names
+MAKES_SECRETS = {"Role/iml4e-secrets": "makes those that are missing"}
 
 
 @pytest.mark.parametrize("profile", profiles())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -127,6 +128,18 @@ def _volume_references(volume: Object) -> Iterator[tuple[str, str, str | None]]:
 def keys_of(thing: Object) -> set[str]:
     """Keys of a Secret or ConfigMap."""
     return {*thing.get("data", {}), *thing.get("stringData", {}), *thing.get("binaryData", {})}
+
+
+def planned_secrets(objects: Iterable[Object]) -> dict[str, Object]:
+    """Secrets that the release's Job makes in the cluster, as its plan has them, by name."""
+    plans = [thing["data"]["plan.json"] for thing in of_kind(objects, "ConfigMap") if "plan.json" in thing["data"]]
+    return {secret["name"]: secret for plan in plans for secret in json.loads(plan)["secrets"]}
+
+
+def planned_keys(secret: Object) -> set[str]:
+    """Keys of a Secret of the plan."""
+    certificate = ("ca.crt", "tls.crt", "tls.key") if "host" in secret else ()
+    return {*secret.get("fixed", {}), *secret.get("generated", {}), *certificate}
 
 
 def selects(selector: dict[str, str] | None, target: dict[str, str]) -> bool:

@@ -15,6 +15,8 @@ from support.objects import (
     kind_and_name,
     labels,
     of_kind,
+    planned_keys,
+    planned_secrets,
     pod_makers,
     pod_template,
     references,
@@ -28,6 +30,11 @@ HOST = re.compile(rf"\b({RELEASE}-[a-z0-9-]+)\.{NAMESPACE}(?:\.svc(?:\.cluster\.
 def dangling(objects: Iterable[Object], *, given: Sequence[str] = ()) -> list[str]:
     """Every reference that leads nowhere, as a sentence. `given`: names that an administrator made beforehand."""
     objects = list(objects)
+    # what the release's Job makes is there as well
+    objects += [
+        {"kind": "Secret", "metadata": {"name": name}, "data": dict.fromkeys(planned_keys(secret), "")}
+        for name, secret in planned_secrets(objects).items()
+    ]
     checks = (
         _pods, _service_accounts, _services, _roles, _webhooks, _routes, _selectors, _stateful_sets, _hosts,
     )  # fmt: skip

@@ -1,0 +1,253 @@
+"""The program that makes the Secrets of a release: what it makes, what it leaves alone, what it says."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import http.server
+import json
+import ssl
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from cryptography import x509
+from cryptography.x509.verification import PolicyBuilder, Store
+
+from support.helm import CHART
+
+sys.path.insert(0, str(CHART / "files"))
+import make_secrets
+
+ANNOTATIONS = {"helm.sh/resource-policy": "keep"}
+PASSWORD: dict[str, Any] = {
+    "name": "db", "type": "Opaque", "labels": {"a": "b"}, "annotations": ANNOTATIONS,
+    "fixed": {"username": "ann"}, "generated": {"password": 32.0}, "facts": {"address": "here"},
+}  # fmt: skip
+CERTIFICATE: dict[str, Any] = {
+    "name": "webhook", "type": "kubernetes.io/tls", "labels": {}, "annotations": ANNOTATIONS,
+    "host": "hook.ns.svc", "trustedBy": ["mutatingwebhookconfigurations/hook"],
+}  # fmt: skip
+
+
+class Cluster:
+    """An API server as far as the program sees it: Secrets and webhook configurations, and who wrote them."""
+
+    def __init__(self, *objects: dict[str, Any], late: int = 0) -> None:
+        """Take what is there; webhook configurations come only after some questions."""
+        self.objects = {thing["metadata"]["name"]: thing for thing in objects}
+        self.late = late
+        self.written: list[str] = []
+
+    def ask(
+        self, method: str, path: str, body: Any = None, kind: str = "", known: tuple[int, ...] = ()
+    ) -> tuple[int, Any]:
+        """Answer as the API server does."""
+        name = urlsplit(path).path.rpartition("/")[2]
+        there = self.objects.get(name)
+        if method == "GET":
+            if "webhookconfigurations" in path and self.late:
+                self.late -= 1
+                there = None
+            return (200, there) if there else (404, {})
+        writer = parse_qs(urlsplit(path).query)["fieldManager"][0]
+        self.written.append(name)
+        if kind == "application/apply-patch+yaml":
+            if there:
+                return 409, {"message": "conflict"}
+            self.objects[name] = {**body, "writer": writer}
+        elif kind == "application/merge-patch+json":
+            there["metadata"].setdefault("annotations", {}).update(body["metadata"]["annotations"])
+        else:
+            bundles = {each["name"]: each["clientConfig"]["caBundle"] for each in body["webhooks"]}
+            for webhook in there["webhooks"]:
+                webhook["clientConfig"]["caBundle"] = bundles[webhook["name"]]
+        return 200, self.objects[name]
+
+
+def webhooks(**annotations: str) -> dict[str, Any]:
+    """A webhook configuration."""
+    return {
+        "kind": "MutatingWebhookConfiguration",
+        "metadata": {"name": "hook", "annotations": annotations},
+        "webhooks": [{"name": name, "clientConfig": {"service": {"name": "hook"}}} for name in ("one", "two")],
+    }
+
+
+def make(cluster: Cluster, *wanted: dict[str, Any]) -> int:
+    """Run the program."""
+    return make_secrets.main({"secrets": list(wanted)}, "ns", cluster)
+
+
+def decoded(thing: dict[str, Any]) -> dict[str, str]:
+    """Values of a Secret."""
+    return {key: base64.b64decode(value).decode() for key, value in thing["data"].items()}
+
+
+def test_passwords_are_long_of_letters_and_digits_and_never_the_same() -> None:
+    made = {make_secrets.password(32) for _ in range(100)}
+    assert len(made) == 100
+    assert {len(word) for word in made} == {32}
+    assert all(word.isalnum() and word.isascii() for word in made)
+
+
+def test_a_missing_secret_is_made_as_the_plan_says() -> None:
+    cluster = Cluster()
+    assert make(cluster, PASSWORD) == 0
+    made = cluster.objects["db"]
+    assert decoded(made)["username"] == "ann"
+    assert len(decoded(made)["password"]) == 32
+    assert (made["type"], made["metadata"]["labels"], made["metadata"]["annotations"]) == (
+        "Opaque",
+        {"a": "b"},
+        {**ANNOTATIONS, "address": "here"},
+    )
+
+
+def test_a_second_run_changes_nothing() -> None:
+    cluster = Cluster(webhooks(**{"iml4e/ca-from": "webhook"}))
+    assert make(cluster, PASSWORD, CERTIFICATE) == 0
+    before, cluster.written = json.dumps(cluster.objects), []
+    assert make(cluster, PASSWORD, CERTIFICATE) == 0
+    assert (json.dumps(cluster.objects), cluster.written) == (before, [])
+
+
+def test_a_secret_of_somebody_else_keeps_its_data(capsys: pytest.CaptureFixture[str]) -> None:
+    data = make_secrets.encoded({"username": "bob", "password": "x", "more": "y"})
+    cluster = Cluster({"metadata": {"name": "db"}, "data": dict(data)})
+    assert make(cluster, PASSWORD) == 0
+    assert cluster.objects["db"]["data"] == data
+    assert cluster.objects["db"]["metadata"]["annotations"] == {"address": "here"}
+    assert "Secret db keeps its username" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("data", [None, {}, {"password": ""}], ids=["no data", "empty", "an empty value"])
+def test_a_secret_that_lacks_a_key_is_told_and_left_alone(data: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    cluster = Cluster({"metadata": {"name": "db"}, "data": data})
+    assert make(cluster, PASSWORD, {**PASSWORD, "name": "other"}) == 1
+    assert "Secret db is there, but lacks username, password: add what is missing" in capsys.readouterr().err
+    # the others are made all the same
+    assert cluster.written == ["other"]
+
+
+def test_a_try_that_was_overtaken_takes_what_the_other_made() -> None:
+    first = Cluster()
+    make(first, PASSWORD)
+
+    class Late(Cluster):
+        """The Secret appears between the question and the answer."""
+
+        def ask(self, method: str, path: str, *rest: Any, **more: Any) -> tuple[int, Any]:
+            if method == "PATCH":
+                self.objects = first.objects
+            return super().ask(method, path, *rest, **more)
+
+    late = Late()
+    before = json.dumps(first.objects)
+    assert make(late, PASSWORD) == 0
+    assert json.dumps(late.objects) == before
+
+
+def test_the_certificate_is_good_for_its_host_and_nothing_else() -> None:
+    made = {key: value.encode() for key, value in make_secrets.certificate("hook.ns.svc").items()}
+    authority, server = (x509.load_pem_x509_certificate(made[key]) for key in ("ca.crt", "tls.crt"))
+    builder = PolicyBuilder().store(Store([authority]))
+    assert builder.build_server_verifier(x509.DNSName("hook.ns.svc")).verify(server, []) == [server, authority]
+    with pytest.raises(x509.verification.VerificationError):
+        builder.build_server_verifier(x509.DNSName("other.ns.svc")).verify(server, [])
+    assert server.not_valid_after_utc - datetime.datetime.now(datetime.UTC) > datetime.timedelta(days=3649)
+    assert server.extensions.get_extension_for_class(x509.BasicConstraints).value.ca is False
+
+
+def test_webhooks_trust_the_authority_once_they_ask_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(make_secrets.time, "sleep", lambda _: None)
+    cluster = Cluster(webhooks(**{"iml4e/ca-from": "webhook"}), late=3)
+    assert make(cluster, CERTIFICATE) == 0
+    authority = cluster.objects["webhook"]["data"]["ca.crt"]
+    assert [each["clientConfig"]["caBundle"] for each in cluster.objects["hook"]["webhooks"]] == [authority] * 2
+    assert cluster.objects["hook"]["webhooks"][0]["clientConfig"]["service"] == {"name": "hook"}
+
+
+def test_webhooks_of_an_older_chart_or_of_cert_manager_are_left_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An apply that replaces them is under way, and would take away again what is written now."""
+    monkeypatch.setattr(make_secrets, "WEBHOOKS_PATIENCE", -1)
+    cluster = Cluster(webhooks(), PASSWORD_THERE)
+    assert make(cluster, CERTIFICATE) == 1
+    assert "hook" not in cluster.written
+    assert "no webhook configuration with annotation iml4e/ca-from: webhook" in capsys.readouterr().err
+
+
+PASSWORD_THERE = {"metadata": {"name": "db"}, "data": make_secrets.encoded({"username": "ann", "password": "x"})}
+
+
+def test_an_image_without_cryptography_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "cryptography", None)
+    assert make(Cluster(), CERTIFICATE, PASSWORD) == 1
+    assert "kserve.webhook.certificate.mode" in capsys.readouterr().err
+
+
+@pytest.fixture
+def account(tmp_path: Path) -> Iterator[tuple[Path, int, list[int]]]:
+    """Files of a pod's account, and an API server on this machine that answers with the given statuses first."""
+    made = make_secrets.certificate("localhost")
+    for name, text in {"ca.crt": made["ca.crt"], "pair": made["tls.crt"] + made["tls.key"], "token": "t0ken"}.items():
+        (tmp_path / name).write_text(text)
+    statuses: list[int] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            allowed = self.headers["Authorization"] == "Bearer t0ken"
+            self.send_response(statuses.pop(0) if statuses else 200 if allowed else 401)
+            self.end_headers()
+            self.wfile.write(json.dumps({"message": f"about {self.path}"}).encode())
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "pair")
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield tmp_path, server.server_port, statuses
+    server.shutdown()
+    server.server_close()
+
+
+def test_the_api_is_asked_again_while_it_is_away(
+    account: tuple[Path, int, list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setattr(make_secrets.time, "sleep", lambda _: None)
+    folder, port, statuses = account
+    api = make_secrets.Api("localhost", str(port), folder)
+    statuses += [503, 403, 429, 401]
+    assert api.ask("GET", "/a") == (200, {"message": "about /a"})
+    statuses += [404]
+    assert api.ask("GET", "/a", known=(404,))[0] == 404
+
+
+def test_what_the_api_refuses_for_good_is_told_at_once(account: tuple[Path, int, list[int]]) -> None:
+    folder, port, statuses = account
+    statuses += [422]
+    with pytest.raises(make_secrets.Failure, match=r"refuses GET /a \(422\): about /a\?b"):
+        make_secrets.Api("localhost", str(port), folder).ask("GET", "/a?b")
+
+
+def test_an_api_that_stays_away_is_told(account: tuple[Path, int, list[int]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(make_secrets, "PATIENCE", -1)
+    with pytest.raises(make_secrets.Failure, match="no answer"):
+        make_secrets.Api("localhost", "9", account[0]).ask("GET", "/a")
+
+
+def test_an_address_of_ipv6_stands_in_brackets(account: tuple[Path, int, list[int]]) -> None:
+    assert make_secrets.Api("fd00::1", "443", account[0]).url == "https://[fd00::1]:443"
+    assert make_secrets.Api("198.18.0.1", "443", account[0]).url == "https://198.18.0.1:443"
