@@ -221,7 +221,7 @@ def test_a_model_is_logged_served_and_asked_through_it(cluster: Cluster, address
         there.exec(pod["metadata"]["name"], "python", "-c", INSIDE, told + SEARCH, '{"max_results": 1}'),
     ]
     assert json.loads(answers[0].replace("'", '"'))["predictions"] == [0]
-    assert "mlflow-artifacts:/0" in answers[1]
+    assert "mlflow-artifacts:/" in answers[1]
 
 
 def test_a_gateway_that_shuts_the_namespace_out_is_named(cluster: Cluster, address: str) -> None:
