@@ -41,7 +41,7 @@ lint: setup ## Style of Python, YAML, shell, prose; generated files are up to da
 	@.venv/bin/yamllint --strict .
 	@.venv/bin/shellcheck .ci/run images/argo/unpack charts/iml4e/charts/*/files/*.sh
 	@.venv/bin/codespell
-	@.venv/bin/python scripts/crds --check
+	@scripts/crds --check
 render: setup ## The chart without a cluster
 	@.venv/bin/pytest -q -n 2 tests/render
 unit: setup ## Our own Python

@@ -9,8 +9,9 @@ import subprocess
 import urllib.request
 from pathlib import Path
 
-from . import cluster, console, doctor, images
-from .paths import BIN, KUBECONFIG, REPO
+from scripts.bare import cluster, doctor, images
+from scripts.common import console
+from scripts.common.paths import BIN, KUBECONFIG, REPO
 
 RELEASE = os.environ.get("IML4E_RELEASE", "iml4e")
 NAMESPACE = os.environ.get("IML4E_NAMESPACE", "iml4e")
@@ -99,12 +100,16 @@ def _apply(*objects: dict) -> None:
 def _own_values() -> list[str]:
     """What the cluster made here needs beside the profile: our own registry, its certificate authorities, its images."""
     values = ["-f", str(REPO / "values" / "bare-machine.yaml")]
-    if images.pipelines_brought():
-        values += ["--set", "pipelines.enabled=true"]
-    else:
-        console.say(f"Kubeflow Pipelines is left out: its images are not in {images.EXTRA} (docs/pipelines.md).")
+    for part, lacking in images.missing().items():
+        if not lacking:
+            values += ["--set", f"{part}.enabled=true"]
+            continue
+        console.say(
+            f"The part {part} is left out: {len(lacking)} of its images have no package to build from and are not in"
+            f" {images.EXTRA}, {lacking[0]} first (docs/install.md, 'Images without a package')."
+        )
     if os.environ.get("IML4E_RUNTIME"):
-        runtime = images.BY_NAME["runtime"]
+        runtime = images.named("runtime")
         values += ["--set", f"global.runtime.repository={runtime.repository},global.runtime.tag={runtime.tag}"]
     if images.CERTIFICATES.exists():
         # Pods install packages and reach stores by the network of this machine, where a proxy may inspect TLS.
