@@ -27,7 +27,7 @@ def _kubectl_ok(*words: str) -> bool:
 
 
 def _add_ons() -> None:
-    """Name service, volumes, metrics: what the platform expects of any cluster."""
+    """Install DNS, volumes and metrics, which the platform expects of any cluster."""
     text = "\n---\n".join(
         string.Template(path.read_text()).substitute(
             busybox=images.named("busybox").reference,
@@ -58,7 +58,7 @@ def up() -> None:
     every = {process.name: process for process in node.every_process()}
     for name in ("etcd", "kube-apiserver", "containerd"):
         processes.start_and_wait(every[name])
-    # Only this kubeconfig has its rights without a binding.
+    # the one kubeconfig that has its rights without a binding
     superuser = ["--kubeconfig", STATE / "super-admin.conf"]
     console.run([BIN / "kubectl", *superuser, "apply", "--server-side", "-f", MANIFESTS / "bootstrap"])
     images.load_all()
@@ -74,7 +74,7 @@ def up() -> None:
             log,
             "Run `make up` again.",
         )
-        # metrics-server is ready after its first round only, which nobody needs to wait for.
+        # metrics-server is left out: it is ready after its first round only, and the platform does not need it.
         for name in ("coredns", "local-path-provisioner"):
             console.wait_until(
                 lambda name=name: _kubectl_ok(
@@ -87,7 +87,7 @@ def up() -> None:
 
 
 def status() -> None:
-    """Print what runs and where."""
+    """Print processes, pods and their state."""
     print(f"state  {STATE}{'' if STATE.exists() else ' (none: nothing is up)'}")
     print(f"cache  {CACHE}")
     for process in node.every_process():
@@ -97,7 +97,7 @@ def status() -> None:
     if not processes.pid_of("kube-apiserver"):
         return
     print(f"\nexport KUBECONFIG={KUBECONFIG}\n")
-    # not those that are done, of which a run of a pipeline leaves twenty
+    # a run of a pipeline leaves twenty pods that have succeeded
     print(kubectl("get", "pods", "--all-namespaces", "--field-selector=status.phase!=Succeeded"), end="")
 
 

@@ -75,7 +75,7 @@ def findings() -> Iterator[Finding]:
     )
     missing = missing_packages()
     yield Finding(
-        "tools: " + " ".join(PACKAGES),
+        "programs: " + " ".join(PACKAGES),
         not missing or shutil.which("apt-get") is not None,
         f"Install {' '.join(missing)} with this system's package manager.",
     )
@@ -146,7 +146,7 @@ def check(quiet: bool) -> None:
             print(f"{'ok  ' if finding.fine else 'BAD '} {finding.what}{'' if finding.fine else f'. {finding.cure}'}")
     if bad:
         others = f" ({len(bad) - 1} more: `make doctor` lists them)" if quiet and len(bad) > 1 else ""
-        raise console.Failure(f'This machine cannot carry the cluster: not "{bad[0].what}"{others}.', bad[0].cure)
+        raise console.Failure(f'This machine cannot run the cluster: not "{bad[0].what}"{others}.', bad[0].cure)
 
 
 def install_packages() -> None:

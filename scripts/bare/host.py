@@ -122,7 +122,7 @@ def _mounts() -> list[str]:
 
 
 def _pod_cgroups() -> list[Path]:
-    """The kubelet's cgroups: one on a unified hierarchy, one a controller otherwise."""
+    """The kubelet's cgroups: one on a unified hierarchy, else one for each controller."""
     root = Path("/sys/fs/cgroup")
     return [*root.glob("kubepods"), *root.glob("*/kubepods")]
 
@@ -161,7 +161,7 @@ def _kill(pids: list[int]) -> None:
 
 
 def _remove_firewall_chains() -> None:
-    """The kubelet leaves its chains behind; no other one runs on this machine, since its port was ours."""
+    """Remove the chains that the kubelet leaves; they are ours, since its port was ours."""
     for program in ("iptables", "ip6tables"):
         for table in ("mangle", "nat", "filter"):
             command = [program, "-w", "-t", table]

@@ -192,23 +192,29 @@ def needed(part: str) -> set[str]:
     return {f"{REGISTRY}/{path}:{tag}" for _, path, tag in re.findall(image, values, re.MULTILINE)}
 
 
+def _extra() -> list[Path]:
+    """The archives of EXTRA, compressed or not."""
+    return sorted([*EXTRA.glob("[!.]*.tar*"), *EXTRA.glob("[!.]*.tgz")])
+
+
 def brought() -> set[str]:
     """The names of the images in the archives of EXTRA.
 
     Raises:
-        console.Failure: a file there is no archive of images.
+        console.Failure: a file there is no archive of images, or its images have no names.
     """
     names: set[str] = set()
-    for path in EXTRA.glob("*.tar"):
+    cure = f"Save it again as an archive of Docker's kind (docs/install.md, 'Images without a package'), or remove it from {EXTRA}."
+    for path in _extra():
         try:
             with tarfile.open(path) as tar:
                 manifest = json.load(tar.extractfile("manifest.json"))
-        except (tarfile.TarError, KeyError, ValueError) as error:
-            raise console.Failure(
-                f"{path} is no whole archive of an image: {error}.",
-                "Save it anew by `docker save` or `skopeo copy … docker-archive:FILE:NAME`, or remove it.",
-            ) from error
-        names.update(tag for entry in manifest for tag in entry["RepoTags"] or [])
+        except (OSError, EOFError, tarfile.TarError, KeyError, ValueError) as error:
+            raise console.Failure(f"{path} is no complete archive of an image: {error}.", cure) from error
+        found = {tag for entry in manifest for tag in entry["RepoTags"] or []}
+        if not found:
+            raise console.Failure(f"{path} holds an image without a name.", cure)
+        names |= found
     return names
 
 
@@ -335,7 +341,7 @@ def build_all(with_programs: bool = False) -> None:
 def load_all() -> None:
     """Import into the running containerd what it does not hold yet."""
     sources = {image.name: (archive(image), key(image)) for image in wanted()}
-    for path in sorted(EXTRA.glob("*.tar")):
+    for path in _extra():
         sources[path.stem] = (path, f"{path.stat().st_size} {path.stat().st_mtime_ns}")
     for name, (path, version) in sources.items():
         mark = STATE / "images" / name

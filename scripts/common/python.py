@@ -18,7 +18,8 @@ def has_venv() -> bool:
 def tools() -> Path:
     """The folder of the programs pip and uv."""
     folder = CACHE / "uv" / UV.replace("==", "-")
-    if not (folder / "bin" / "uv").exists():
+    # `python` is a link that breaks when the system's Python is replaced
+    if not ((folder / "bin" / "uv").exists() and (folder / "bin" / "python").exists()):
         if not has_venv():
             debian.install(["python3-venv"])
         with console.step(f"install {UV}"):

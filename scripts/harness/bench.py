@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from scripts.common import console
+from scripts.common import console, python
 from scripts.common.paths import CACHE, REPO
 
 Figures = dict[str, float]
@@ -157,12 +157,9 @@ def mlserver() -> Path:
     packages = ["mlserver==1.7.1", "mlserver-mlflow==1.7.1", "uvloop<0.22", *(f"{n}=={v}" for n, v in same.items())]
     folder = FOLDER / f"mlserver-{hashlib.sha256(' '.join(packages).encode()).hexdigest()[:16]}"
     if not (folder / "complete").exists():
-        tools = sorted((CACHE / "uv").glob("uv-*/bin/uv"))
-        if not tools:
-            raise console.Failure("The harness is not set up.", "Run `make setup`.")
         with console.step("install MLServer"):
             env = {"UV_CACHE_DIR": str(CACHE / "uv" / "cache"), "VIRTUAL_ENV": str(folder)}
-            uv = [tools[-1], "--quiet", "--system-certs"]
+            uv = [python.tools() / "uv", "--quiet", "--system-certs"]
             console.run([*uv, "venv", "--clear", "--python", PYTHON.resolve(), folder], env=env)
             console.run([*uv, "pip", "install", *packages], env=env)
             (folder / "complete").touch()
@@ -366,7 +363,7 @@ def measure(args: argparse.Namespace, work: Path, cores: tuple[int, int]) -> tup
     """
 
     def without_server(what: str) -> dict[str, Any]:
-        command = ["taskset", "-c", str(cores[0]), PYTHON, Path(__file__).with_name("bench_model.py"), what, work]
+        command = ["taskset", "-c", str(cores[0]), PYTHON, "-P", Path(__file__).with_name("bench_model.py"), what, work]
         return json.loads(console.run(command, env=SILENT | ONE_CORE).splitlines()[-1])
 
     with console.step("make the model, and predict without a server"):

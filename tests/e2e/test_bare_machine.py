@@ -1,4 +1,4 @@
-"""`make up` on a machine that cannot carry the cluster: one sentence, one cure, nothing done. And images that leave the machine."""
+"""`make up` on a machine that cannot run the cluster: one sentence, one cure, no change. And images that are pushed."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import io
 import json
 import re
@@ -178,14 +179,46 @@ def test_an_image_of_a_part_is_built_where_the_part_lacks_nothing(lab: Path, mon
     assert images.wanted() == two
 
 
-@pytest.mark.parametrize("content", [b"", b"half of an archive", None])
-def test_a_broken_archive_is_named_with_the_cure(lab: Path, content: bytes | None) -> None:
+@pytest.mark.parametrize("name", ["server.tar.gz", "server.tgz"])
+def test_a_compressed_archive_counts(lab: Path, name: str) -> None:
+    archive(lab / "server.tar", "iml4e.local/lab/server:2")
+    (lab / name).write_bytes(gzip.compress((lab / "server.tar").read_bytes()))
+    (lab / "server.tar").unlink()
+    assert images.missing() == {"lab": []}
+
+
+def whole() -> bytes:
+    """An archive of Docker's kind."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as tar:
+        tar.addfile(tarfile.TarInfo("layer.tar"))
+        tar.addfile(tarfile.TarInfo("index.json"))
+    return content.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("server.tar", b""),
+        ("server.tar", b"half of an archive"),
+        ("server.tar", whole()),
+        ("server.tar", whole()[:700]),
+        ("server.tar.gz", gzip.compress(whole())[:60]),
+        ("server.tar.zst", b"\x28\xb5\x2f\xfd"),
+    ],
+)
+def test_a_broken_archive_is_told_with_the_cure(lab: Path, name: str, content: bytes) -> None:
     """One that is being copied while `make up` runs, or that is no archive of images."""
-    if content is None:
-        with tarfile.open(lab / "server.tar", "w") as tar:
-            tar.addfile(tarfile.TarInfo("index.json"))
-    else:
-        (lab / "server.tar").write_bytes(content)
-    with pytest.raises(console.Failure, match=r"server\.tar is no whole archive") as caught:
+    (lab / name).write_bytes(content)
+    with pytest.raises(console.Failure, match=f"{name} is no complete archive") as caught:
         images.missing()
-    assert "docker save" in caught.value.cure
+    assert "Images without a package" in caught.value.cure
+    assert "## Images without a package" in (REPO / "docs" / "install.md").read_text()
+
+
+def test_an_image_without_a_name_is_told_with_the_cure(lab: Path) -> None:
+    """`skopeo copy … docker-archive:FILE` without a name after the file."""
+    archive(lab / "server.tar")
+    with pytest.raises(console.Failure, match=r"server\.tar holds an image without a name") as caught:
+        images.missing()
+    assert caught.value.cure

@@ -13,7 +13,7 @@ from scripts.platform import release
 
 
 @pytest.mark.parametrize(
-    ("value", "cluster_of_others", "sentence"), [("mine", False, "which is no image"), ("own", True, "cannot pull")]
+    ("value", "cluster_of_others", "sentence"), [("mine", False, "which names no image"), ("own", True, "cannot pull")]
 )
 def test_an_image_that_a_cluster_cannot_have_is_refused(
     value: str, cluster_of_others: bool, sentence: str, monkeypatch: pytest.MonkeyPatch

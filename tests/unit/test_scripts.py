@@ -76,7 +76,7 @@ HARMLESS = {
     "images": (["what"], "usage: scripts/images"),
     "setup": (["what"], "usage: scripts/setup"),
     "status": ([], "none: nothing is up"),
-    "up": ([], "IML4E_RUNTIME is mine, which is no image."),
+    "up": ([], "IML4E_RUNTIME is mine, which names no image."),
 }
 
 
