@@ -16,6 +16,8 @@ from . import golang, node, processes
 #: Programs that are not built here, and the Debian packages that hold them.
 PACKAGES = {
     "buildah": "buildah",
+    # the README and the result of the demo print commands for it
+    "curl": "curl",
     "ip": "iproute2",
     "iptables": "iptables",
     "mmdebstrap": "mmdebstrap",
