@@ -193,8 +193,9 @@ def needed(part: str) -> set[str]:
 
 
 def _extra() -> list[Path]:
-    """The archives of EXTRA, compressed or not."""
-    return sorted([*EXTRA.glob("[!.]*.tar*"), *EXTRA.glob("[!.]*.tgz")])
+    """The archives of EXTRA; compressed ones are among them, and refused by `brought`: `ctr` reads none."""
+    suffixes = (".tar", ".tgz", ".tar.bz2", ".tar.gz", ".tar.xz", ".tar.zst")
+    return sorted(path for path in EXTRA.glob("[!.]*") if path.name.endswith(suffixes))
 
 
 def brought() -> set[str]:
@@ -204,10 +205,10 @@ def brought() -> set[str]:
         console.Failure: a file there is no archive of images, or its images have no names.
     """
     names: set[str] = set()
-    cure = f"Save it again as an archive of Docker's kind (docs/install.md, 'Images without a package'), or remove it from {EXTRA}."
+    cure = f"Save it again, uncompressed, as an archive of Docker's kind (docs/install.md, 'Images without a package'), or remove it from {EXTRA}."
     for path in _extra():
         try:
-            with tarfile.open(path) as tar:
+            with tarfile.open(path, "r:") as tar:
                 manifest = json.load(tar.extractfile("manifest.json"))
         except (OSError, EOFError, tarfile.TarError, KeyError, ValueError) as error:
             raise console.Failure(f"{path} is no complete archive of an image: {error}.", cure) from error

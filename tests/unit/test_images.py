@@ -6,6 +6,7 @@ import dataclasses
 import gzip
 import io
 import json
+import lzma
 import re
 import tarfile
 from pathlib import Path
@@ -179,11 +180,10 @@ def test_an_image_of_a_part_is_built_where_the_part_lacks_nothing(lab: Path, mon
     assert images.wanted() == two
 
 
-@pytest.mark.parametrize("name", ["server.tar.gz", "server.tgz"])
-def test_a_compressed_archive_counts(lab: Path, name: str) -> None:
+def test_a_file_that_is_still_being_copied_does_not_count(lab: Path) -> None:
     archive(lab / "server.tar", "iml4e.local/lab/server:2")
-    (lab / name).write_bytes(gzip.compress((lab / "server.tar").read_bytes()))
-    (lab / "server.tar").unlink()
+    for name in ("ui.tar.part", ".ui.tar.a1B2c3"):
+        (lab / name).write_bytes(b"half")
     assert images.missing() == {"lab": []}
 
 
@@ -196,23 +196,27 @@ def whole() -> bytes:
     return content.getvalue()
 
 
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("server.tar", b""),
-        ("server.tar", b"half of an archive"),
-        ("server.tar", whole()),
-        ("server.tar", whole()[:700]),
-        ("server.tar.gz", gzip.compress(whole())[:60]),
-        ("server.tar.zst", b"\x28\xb5\x2f\xfd"),
-    ],
-)
-def test_a_broken_archive_is_told_with_the_cure(lab: Path, name: str, content: bytes) -> None:
-    """One that is being copied while `make up` runs, or that is no archive of images."""
+BROKEN = {
+    "empty": ("server.tar", b""),
+    "no tar": ("server.tar", b"half of an archive"),
+    "half": ("server.tar", whole()[:700]),
+    "other kind": ("server.tar", whole()),
+    "gzip": ("server.tar.gz", gzip.compress(whole())),
+    "gzip by another name": ("server.tar", gzip.compress(whole())),
+    "tgz": ("server.tgz", gzip.compress(whole())),
+    "xz": ("server.tar.xz", lzma.compress(whole())),
+    "zstd": ("server.tar.zst", b"\x28\xb5\x2f\xfd"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_an_archive_that_cannot_be_imported_is_told_with_the_cure(lab: Path, kind: str) -> None:
+    name, content = BROKEN[kind]
     (lab / name).write_bytes(content)
     with pytest.raises(console.Failure, match=f"{name} is no complete archive") as caught:
         images.missing()
-    assert "Images without a package" in caught.value.cure
+    assert "uncompressed" in caught.value.cure
+    assert "'Images without a package'" in caught.value.cure
     assert "## Images without a package" in (REPO / "docs" / "install.md").read_text()
 
 
