@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from iml4e import Error, platform, registry
+from iml4e import Error, engines, platform, registry
 from iml4e.engines import Steps
 
 PIPELINES = ("wine", "digits")
@@ -42,7 +42,7 @@ def parameters(pipeline: Any, given: list[str]) -> dict[str, Any]:
 
 
 def summary(steps: Steps, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Collect what a person or a test wants to know of a finished run."""
+    """Summarise a finished run: dataset, MLflow run, metrics, gate, version, endpoint, prediction and times."""
     of = steps.outputs
     checked = of.get("check", {})
     run_id = of["train"]["run_id"]
@@ -80,22 +80,20 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         platform.get("MLFLOW_TRACKING_URI")
-        for name, value in platform.settings().items():  # MLflow's address and log level, the image of the steps
-            if name.startswith(("MLFLOW_", "PYTHONWARNINGS", "RUNTIME_IMAGE")):
-                os.environ.setdefault(name, value)
-        host = platform.find("KF_PIPELINES_ENDPOINT")
-        engine = args.engine or ("kfp" if host else "local")
+        engine = args.engine or engines.default()
         if engine == "kfp":
-            host = platform.get("KF_PIPELINES_ENDPOINT")
+            platform.get("KF_PIPELINES_ENDPOINT")
         else:
             os.environ["IML4E_IN_IMAGE"] = "1"  # steps run in this environment: nothing is embedded or installed
+        if image := platform.find("RUNTIME_IMAGE"):
+            os.environ["RUNTIME_IMAGE"] = image  # pipelines.steps reads the image of the steps from there
         module = importlib.import_module(f"pipelines.{args.pipeline}.pipeline")
         try:
             arguments = parameters(module.pipeline, args.param)
         except ValueError as error:
             parser.error(str(error))
         registry.check_name(arguments["model_name"])
-        if platform.find(platform.MARK):  # with IML4E_URL alone, step `deploy` looks
+        if platform.find(platform.MARK):  # with IML4E_URL alone, step `deploy` makes these checks
             from iml4e import serving
 
             serving.preflight(arguments["model_name"], arguments["namespace"])
@@ -103,8 +101,7 @@ def main(argv: list[str] | None = None) -> int:
             data = module.put(args.data)
             print(f"{args.data} is {data.address}", flush=True)
             arguments |= {"dataset_key": data.key, "dataset_version": data.version}
-        run = importlib.import_module(f"iml4e.engines.{engine}").run
-        steps = run(*([host] if engine == "kfp" else []), module.pipeline, arguments)
+        steps = engines.run(module.pipeline, arguments, engine=engine)
     except Error as error:
         print(f"pipelines.run: {error}", file=sys.stderr)
         return 1

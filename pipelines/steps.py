@@ -25,12 +25,12 @@ PINS = {re.split("[=<>~]", line)[0]: line for line in REQUIREMENTS if not line.s
 
 
 class Step(PythonComponent):
-    """A component of which every task runs: steps act on MLflow, S3 and the cluster, whatever a cached result says."""
+    """A component whose tasks are never cached: steps change MLflow, S3 and the cluster, which a cached result would not."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> dsl.PipelineTask:
-        """Make a task that is never taken from the cache, with memory of its own."""
+        """Make a task that is never cached, with a memory request and limit."""
         task = super().__call__(*args, **kwargs)
-        if task.state is TaskState.FUTURE:  # by kfp.local alone it has run by now
+        if task.state is TaskState.FUTURE:  # kfp.local alone has run the task by now
             task.set_caching_options(False).set_memory_request("256Mi").set_memory_limit("1Gi")
         return task
 
@@ -39,8 +39,8 @@ def step(*packages: str, functions: tuple[Callable, ...] = ()) -> Callable[[Call
     """Decorator that makes a step of a function.
 
     Args:
-        packages: what it imports of `requirements.txt`, beside kfp.
-        functions: functions of its module that it calls.
+        packages: packages of `requirements.txt` that the function imports, beside kfp.
+        functions: functions of the same module that the function calls.
     """
 
     def make(function: Callable) -> Step:
@@ -100,7 +100,7 @@ def evaluate(
     Args:
         held_out: rows that training never saw.
         model_uri: MLflow address of the new model.
-        run_id: MLflow run that trained it; it gets the metrics.
+        run_id: MLflow run that trained the model; the metrics are logged to this run.
         model_name: registered model whose alias `champion` names the present champion.
         floor: least accuracy, from 0 to 1.
         metrics: the same figures for the KFP user interface.
@@ -125,7 +125,7 @@ def evaluate(
 def register(
     model_uri: str, run_id: str, model_name: str, gate: str, reason: str, dataset: str, version: dsl.OutputPath(str)
 ) -> str:
-    """Register the model as a new version: tag status=candidate if it passed the gate, else status=rejected.
+    """Register the model as a new version: tag status=candidate if the model passed the gate, else status=rejected.
 
     Args:
         model_uri: MLflow address of the model.
@@ -137,7 +137,7 @@ def register(
         version: gets the number of the new version.
 
     Returns:
-        The gate as given. (It is returned alone, because kfp.local resolves no other output in a condition.)
+        The gate as given. (`version` is an output path instead, because kfp.local resolves only a single returned value in a condition.)
     """
     from iml4e import registry
 
@@ -152,7 +152,7 @@ def register(
 def deploy(model_name: str, version: str, namespace: str, timeout: int = 300) -> NamedTuple(
     "Deployed", [("endpoint", str), ("url", str)]
 ):
-    """Serve a registered version; the former one serves until the new one is ready, and for good if it never gets ready.
+    """Serve a registered version. The former version serves until the new version is ready; if the new version fails, the former version stays.
 
     Args:
         model_name: registered model.
@@ -183,7 +183,7 @@ def deploy(model_name: str, version: str, namespace: str, timeout: int = 300) ->
 def check(
     held_out: dsl.Input[dsl.Dataset], model_name: str, version: str, endpoint: str, namespace: str, timeout: int = 60
 ) -> NamedTuple("Checked", [("prediction", str), ("curl", str)]):
-    """Ask the served model through the gateway, compare with the same model in this process, and crown it.
+    """Ask the served model through the gateway, compare the answers with the model's own in this process, and make the version the champion.
 
     Args:
         held_out: rows that training never saw; the first 50 are sent.

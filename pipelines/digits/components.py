@@ -12,7 +12,7 @@ from pipelines.steps import step
 
 
 def schema() -> Any:
-    """What usable images are, as `look` sees them."""
+    """The pandera schema of the table that `look` returns: what valid images are."""
     import pandera.pandas as pa
 
     return pa.DataFrameSchema(
@@ -41,7 +41,7 @@ def look(rows: list[dict[str, str]], read: Any) -> tuple[Any, list[dict[str, Any
         read: function from a key to the content.
 
     Returns:
-        A table of what was seen; problems; the 64 pixels of each image that decodes, 0 to 16 as in the UCI data.
+        A table with a row for each image; problems; the 64 pixels of each image that decodes, 0 to 16 as in the UCI data.
     """
     import hashlib
     import io
@@ -71,7 +71,7 @@ def look(rows: list[dict[str, str]], read: Any) -> tuple[Any, list[dict[str, Any
 
 
 def put(source: Path) -> Any:
-    """Store a person's own folder of PNG files, LABEL-ANYTHING.png, at uploads/digits/FOLDER, if it can be used.
+    """Store a user's folder of PNG files, LABEL-ANYTHING.png, at uploads/digits/FOLDER, if the images are valid.
 
     Raises:
         iml4e.Error: there is no such folder, or it cannot be used; nothing was stored.
@@ -129,7 +129,7 @@ def onboard(key: str, version: str, model_name: str, raw: dsl.Output[dsl.Dataset
 def validate(
     raw: dsl.Input[dsl.Dataset], address: str, data: dsl.Output[dsl.Dataset], report: dsl.Output[dsl.Artifact]
 ) -> int:
-    """Decode every image, check what comes out with pandera, keep a report, and stop the run if the data is unfit.
+    """Decode every image, check the images with pandera, keep a report, and stop the run if the data is invalid.
 
     The report is kept even if the run stops: s3://S3_PIPELINES_BUCKET/reports/KEY/VERSION.json (where that is set).
 

@@ -9,7 +9,7 @@ from pipelines.steps import step
 
 
 def schema() -> Any:
-    """What a usable table is: about three times the range of the UCI data, in the units of its description."""
+    """The pandera schema of a valid table: limits of about three times the range of the UCI data, in the units of that data's description."""
     import pandera.pandas as pa
 
     limits = {
@@ -43,7 +43,7 @@ def schema() -> Any:
 
 
 def put(source: Path) -> Any:
-    """Store a person's own CSV file at uploads/wine/FILE, if it can be used.
+    """Store a user's CSV file at uploads/wine/FILE, if the data is valid.
 
     Raises:
         iml4e.Error: there is no such file, or it cannot be used; nothing was stored.

@@ -4,4 +4,4 @@ __version__ = "0.1.0"
 
 
 class Error(Exception):
-    """A mistake or a state that a person has to know; the message is one sentence with the next step."""
+    """An error for users: the message is one sentence with the reason and the next step."""

@@ -1,4 +1,4 @@
-"""What is refused before anything is changed: a cluster, a right, a name, a namespace or a version that cannot work."""
+"""Checks before a deployment changes anything: cluster, rights, name, namespace, and the version's requirements."""
 
 from collections.abc import Callable, Sequence
 
@@ -32,7 +32,7 @@ def allowed(cluster: Cluster) -> None:
 
 
 def prepared(cluster: Cluster, account: str, *, default: bool) -> None:
-    """Check that the namespace has what pods of models need.
+    """Check that the namespace has the service account, Secret and ConfigMap that pods of models need.
 
     Raises:
         Error: something is missing.
@@ -49,7 +49,7 @@ def prepared(cluster: Cluster, account: str, *, default: bool) -> None:
         try:
             found = cluster.get(kind, name)
         except RefusedError:
-            continue  # no right to look: what is missing shows when the pod is made
+            continue  # no right to read them: if one is missing, the pod's error says so
         if not found:
             raise Error(
                 f"namespace {cluster.namespace} has no {kind} {name}, which pods of models need: "
@@ -61,7 +61,7 @@ def own(cluster: Cluster, name: str, model: str, *, force: bool) -> Object | Non
     """The InferenceService that a deployment may replace, or None.
 
     Raises:
-        Error: that name belongs to somebody else, or serves another model.
+        Error: another owner's object has that name, or the endpoint serves another model.
     """
     with cluster.told("read"):
         former = cluster.get("InferenceService", name)
@@ -83,7 +83,7 @@ def own(cluster: Cluster, name: str, model: str, *, force: bool) -> Object | Non
 def fits(
     model: str, version: str, other: str | None, packages: Sequence[str], *, force: bool, say: Callable[[str], None]
 ) -> None:
-    """Check a version: it exists, is an MLflow model, and its requirements fit the image.
+    """Check that a version exists, is an MLflow model, and has requirements that fit the image.
 
     Raises:
         Error: it cannot be served.
@@ -117,7 +117,7 @@ def fits(
 
 
 def _wanted(model: str, version: str) -> requirements.Wanted:
-    """Read what a version asks for.
+    """Read the requirements of a version.
 
     Raises:
         Error: it is no MLflow model.

@@ -75,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
     )
     for flag, text in {
         "--name": "of the endpoint; default: the model's",
-        "--namespace": "where to; default: the release's for models",
+        "--namespace": "namespace of the endpoint; default: the release's for models",
         "--cpu": "CPU request, such as 500m; default: the runtime's",
         "--memory": "memory request, such as 1Gi",
         "--cpu-limit": "CPU limit",
@@ -86,19 +86,29 @@ def parser() -> argparse.ArgumentParser:
         "--service-account": "of the model's pods",
     }.items():
         deploy.add_argument(flag, help=text)
-    deploy.add_argument("--replicas", type=int, help="least number of pods")
-    deploy.add_argument("--max-replicas", type=int, help="greatest number of pods, when the load grows")
-    deploy.add_argument("--node-selector", action="append", metavar="KEY=VALUE", help="label of the nodes; repeatable")
-    deploy.add_argument("--toleration", action="append", metavar="KEY=VALUE:EFFECT", help="of a taint; repeatable")
-    deploy.add_argument("--packages", action="append", help="requirement to install as the server starts; repeatable")
-    deploy.add_argument("--batching", choices=["on", "off"], help="predict for waiting requests at once")
-    deploy.add_argument("--force", action="store_true", help="although requirements or the served model differ")
-    deploy.add_argument("--timeout", type=float, default=300, help="seconds until it must be ready; default: 300")
+    deploy.add_argument("--replicas", type=int, help="minimum of replicas")
+    deploy.add_argument("--max-replicas", type=int, help="maximum of replicas, when the load grows")
+    deploy.add_argument(
+        "--node-selector", action="append", metavar="KEY=VALUE", help="node selector of the pods; repeatable"
+    )
+    deploy.add_argument(
+        "--toleration", action="append", metavar="KEY=VALUE:EFFECT", help="toleration of the pods; repeatable"
+    )
+    deploy.add_argument(
+        "--packages", action="append", help="requirement that the server installs when it starts; repeatable"
+    )
+    deploy.add_argument("--batching", choices=["on", "off"], help="predict all waiting requests in one call")
+    deploy.add_argument(
+        "--force",
+        action="store_true",
+        help="deploy although requirements do not fit, or the endpoint serves another model",
+    )
+    deploy.add_argument(
+        "--timeout", type=float, default=300, help="seconds until the endpoint must be ready; default: 300"
+    )
     deploy.add_argument("--json", action="store_true", help="print the endpoint as JSON, progress on standard error")
 
-    models = command(
-        "models", _models, "List what is served: which version, whether it is the champion, and its state."
-    )
+    models = command("models", _models, "List endpoints: version, whether the version is the champion, and state.")
     models.add_argument("--namespace", default="", help="of the endpoints; default: the release's for models")
     models.add_argument("--json", action="store_true", help="print JSON")
 
@@ -107,8 +117,8 @@ def parser() -> argparse.ArgumentParser:
     command("delete", _delete, "Stop serving a model; the registry keeps it.", endpoint=True)
 
     logs = command("logs", _logs, "Print the log of a served model.", endpoint=True)
-    logs.add_argument("-f", "--follow", action="store_true", help="wait for more")
-    logs.add_argument("-p", "--previous", action="store_true", help="of the instance before, which ended")
+    logs.add_argument("-f", "--follow", action="store_true", help="follow the log")
+    logs.add_argument("-p", "--previous", action="store_true", help="log of the previous, ended container")
 
     predict = command(
         "predict", _predict, "Ask a served model; the version that answers goes to standard error.", endpoint=True
@@ -128,7 +138,7 @@ def parser() -> argparse.ArgumentParser:
     get.add_argument(
         "address", metavar="ADDRESS", help="as `data put` and `data list` print it, or a name: its latest version"
     )
-    get.add_argument("-o", "--output", default="", help="where to; default: its own name")
+    get.add_argument("-o", "--output", default="", help="path to write to; default: the dataset's name")
     return top
 
 

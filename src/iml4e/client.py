@@ -109,7 +109,7 @@ class Model:
 
 
 def wait(model: Model, seconds: float = 60) -> None:
-    """Wait until a model answers at the gateway, which learns of a new route some seconds after it is made.
+    """Wait until a model answers at the gateway: a new route takes some seconds to reach the gateway.
 
     Raises:
         Error: it does not.
@@ -167,9 +167,9 @@ def _field(text: str, column: dict[str, Any], number: int, name: str) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """Turn what Python, NumPy and pandas have into what JSON has.
+    """Convert values of Python, NumPy and pandas to JSON.
 
-    A table becomes rows by column, bytes base64, dates ISO 8601, and what is missing or not a number null.
+    A table becomes a list of objects by column, bytes become base64, dates ISO 8601; missing values and NaN become null.
 
     Raises:
         Error: a value that no model takes.

@@ -25,9 +25,9 @@ from iml4e import Error, platform
 
 FIELDS = ("key", "version", "sha256", "label")
 MANIFEST = "manifest.csv"
-#: Requests at the same time; most of the time of a small file is waiting for the answer.
+#: Requests at the same time: with small files most of the time is spent waiting for the answer.
 THREADS = 16
-#: What S3 takes in one request, in bytes.
+#: Largest object that S3 accepts in one request, in bytes.
 LARGEST = 5 * 1024**3
 
 
@@ -280,7 +280,7 @@ def _dataset(bucket: str, key: str, version: str, digest: str, size: int) -> Dat
 
 @contextlib.contextmanager
 def _told(what: str) -> Iterator[None]:
-    """Turn an error of the object store into one sentence that begins with what was tried."""
+    """Turn an error of the object store into one sentence that begins with the failed action."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:

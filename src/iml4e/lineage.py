@@ -1,4 +1,4 @@
-"""What the steps of a run on Kubeflow Pipelines came to. Its REST API does not tell; ML Metadata does, which it keeps.
+"""Outputs and states of the steps of a run on Kubeflow Pipelines: read from ML Metadata, because the REST API does not return them.
 
 Talks gRPC-Web with the address at which the user interface finds ML Metadata. The few messages and fields that are
 needed are described here, with the numbers of ml_metadata/proto/metadata_store{,_service}.proto: the package
@@ -57,7 +57,7 @@ CLASSES = _describe()
 
 @dataclass(frozen=True)
 class Step:
-    """A step of a run, as far as it has come."""
+    """State and outputs of a step of a run."""
 
     name: str
     state: str
@@ -108,7 +108,7 @@ def _call(host: str, method: str, **request: Any) -> Any:
 
 
 def steps(host: str, run_id: str) -> list[Step]:
-    """Look up the steps of a run that have begun, in the order in which they did.
+    """Look up the steps of a run that have begun, in the order of their start.
 
     Args:
         host: address of Kubeflow Pipelines at the gateway.

@@ -1,4 +1,4 @@
-"""The objects that make a model exist: its InferenceService and its HTTPRoute. Their names, annotations and settings."""
+"""Manifests of an endpoint: InferenceService and HTTPRoute, with their names, annotations and settings."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ GRACE = 60
 
 
 def endpoint_name(model: str, namespace: str) -> str:
-    """Name of the endpoint of a registered model: its own, if Kubernetes and KServe can have it, else one made from it.
+    """Name of the endpoint of a registered model: the model's name if Kubernetes and KServe accept it, else a legal name derived from it.
 
     Raises:
         Error: the name of the namespace leaves no room.
@@ -76,7 +76,7 @@ def toleration(text: Object | str) -> Object:
 def resources_of(
     cpu: str | None, memory: str | None, cpu_limit: str | None, memory_limit: str | None, gpu: int | str | None
 ) -> Object:
-    """What a container asks for; what is not given is the runtime's."""
+    """Requests and limits of a container; where an argument is missing, the runtime's apply."""
     requests, limits = {"cpu": cpu, "memory": memory}, {"cpu": cpu_limit, "memory": memory_limit}
     if gpu:
         resource, _, count = str(gpu).rpartition("=")
@@ -138,7 +138,7 @@ def inference_service(
 
 
 def http_route(service: Object) -> Object:
-    """The route to an InferenceService, which goes when that goes."""
+    """The HTTPRoute to an InferenceService, which owns the route: both are deleted together."""
     name, namespace = service["metadata"]["name"], service["metadata"]["namespace"]
     rewrite = {"path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/"}}
     rule = {
@@ -200,7 +200,7 @@ def managed(thing: Any, fields: Object) -> Any:
 
 
 def previous(thing: Object) -> str:
-    """What to go back to, as JSON."""
+    """The state that a rollback restores, as JSON."""
     manifest = applied(thing)
     annotations = {k: v for k, v in annotations_of(manifest).items() if k not in (FORMER, PREVIOUS)}
     return json.dumps({"annotations": annotations, "spec": manifest["spec"]}, separators=(",", ":"))

@@ -1,4 +1,4 @@
-"""Settings of a release: what its parts are called and where they answer, read once.
+"""Settings of a release: names and addresses of its parts, read once.
 
 1. The environment of this process. Pods take it from the ConfigMap `<release>-runner`.
 2. That ConfigMap itself, by the kubeconfig: IML4E_RELEASE (default iml4e) in namespace IML4E_NAMESPACE (default iml4e). Its
@@ -13,14 +13,14 @@ from typing import Any
 
 from iml4e import Error
 
-#: What a setting needs that is missing though the release is known.
+#: The part that a missing setting belongs to, where the release is known.
 PARTS = {
     "MLFLOW_": "MLflow (mlflow.enabled)",
     "MODEL_": "model server (kserve.enabled)",
     "GATEWAY_": "gateway (gateway.enabled)",
     "KF_PIPELINES_": "Kubeflow Pipelines (pipelines.enabled)",
 }
-#: Always in the ConfigMap: an environment that has it is a release's.
+#: A setting that every release's ConfigMap has: an environment with this setting is a release's.
 MARK = "S3_DATASETS_BUCKET"
 
 

@@ -1,4 +1,4 @@
-"""Data quality: a pandera schema on a table, its findings as plain problems, a report, and one sentence."""
+"""Data quality: check a table against a pandera schema; report the problems, and summarise them in one sentence."""
 
 import json
 import os
@@ -19,7 +19,7 @@ PLAIN = {
 
 
 def read_csv(source: str | Path | bytes, schema: Any) -> tuple[Any, list[dict[str, Any]]]:
-    """Read a CSV file, and check it; its problems are told by line.
+    """Read a CSV file and check the table; problems name the lines of the file.
 
     Args:
         source: path, or content.
@@ -41,7 +41,7 @@ def read_csv(source: str | Path | bytes, schema: Any) -> tuple[Any, list[dict[st
 
 
 def check(table: Any, schema: Any, where: Callable[[Any], str]) -> tuple[Any, list[dict[str, Any]]]:
-    """Check a table by a schema.
+    """Check a table against a schema.
 
     Args:
         table: a `pandas.DataFrame`.
@@ -72,7 +72,7 @@ def check(table: Any, schema: Any, where: Callable[[Any], str]) -> tuple[Any, li
 
 
 def demand(problems: list[dict[str, Any]], then: str) -> None:
-    """Go on only if there are no problems.
+    """Raise an error if there are problems.
 
     Raises:
         Error: there are; the sentence names the first and ends with `then`.

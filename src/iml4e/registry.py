@@ -1,4 +1,4 @@
-"""Registered models in MLflow: finding versions, the gate before them, and the champion among them."""
+"""Registered models in MLflow: versions, the gate that a model must pass, and the champion."""
 
 import contextlib
 import re
@@ -36,10 +36,10 @@ def client() -> Any:
 
 @contextlib.contextmanager
 def told(absent: str = "") -> Iterator[None]:
-    """Turn what MLflow answers into a sentence; `absent` is the one for a thing that does not exist.
+    """Turn errors of MLflow into a sentence; `absent` is the sentence for an object that does not exist.
 
     Raises:
-        Error: MLflow does not answer, refuses, or does not have the thing.
+        Error: MLflow does not answer, refuses, or does not have the object.
     """
     from mlflow.exceptions import MlflowException
 
@@ -108,7 +108,7 @@ def champion(name: str) -> Version | None:
     """The version that has the alias `champion`, if any.
 
     Raises:
-        Error: MLflow does not answer: that is no reason to crown another.
+        Error: MLflow does not answer. (A missing answer must not look like a missing champion.)
     """
     from mlflow.exceptions import MlflowException
 
@@ -267,8 +267,8 @@ def register(model_uri: str, name: str, gate: str, reason: str, dataset: str = "
 def crown(name: str, version: str) -> None:
     """Make a version the champion: alias `champion`, tag status=champion, and the stage Production for older tools.
 
-    Former champions get the tag status=archived and the stage Archived. Of several who crown at once, the alias of the last
-    one stays, and tags and stages follow it: each looks at the alias again after it has written them.
+    Former champions get the tag status=archived and the stage Archived. Of several concurrent calls the last alias stays, and tags
+    and stages follow that alias: each call reads the alias again after it has written tags and stages.
     """
     import warnings
 

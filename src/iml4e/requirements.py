@@ -1,4 +1,4 @@
-"""Compares what a model was made with to what the image that serves it has, before anything starts."""
+"""Compares the requirements of a model with the packages of the image that serves the model, before anything starts."""
 
 import importlib.metadata
 import os
@@ -32,7 +32,7 @@ TOOLS = {
 
 @dataclass(frozen=True)
 class Image:
-    """What is known of an image."""
+    """Python version and packages of an image, as far as they are known."""
 
     python: str = ""
     """Version of Python; empty if nothing is known of the image."""
@@ -42,7 +42,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a model asks for."""
+    """Python version and requirements of a model."""
 
     python: str = ""
     packages: tuple[str, ...] = ()
@@ -53,7 +53,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Findings:
-    """What does not fit: each a part of a sentence."""
+    """Differences between a model and an image, each as a part of a sentence."""
 
     missing: list[str]
     """Requirements of which the image has no version."""
@@ -66,11 +66,11 @@ class Findings:
 
 
 def image(extra: Iterable[str] = (), *, known: bool = True) -> Image:
-    """What the image that serves models has, with extra packages on top.
+    """Packages of the image that serves models, with extra packages on top.
 
     Args:
         extra: requirements that are installed as the server starts.
-        known: False for an image that somebody brings.
+        known: False for a user's own image.
     """
     if not known:
         return Image()
@@ -84,7 +84,7 @@ def image(extra: Iterable[str] = (), *, known: bool = True) -> Image:
 
 
 def compare(wanted: Wanted, image: Image) -> Findings:
-    """Compare a model with an image. Of what is not known of either, nothing is said."""
+    """Compare a model with an image; what is unknown about either is left out."""
     missing, different = [], []
     for line in wanted.packages:
         requirement = _parse(line)

@@ -1,7 +1,7 @@
 """Serves registered models: an InferenceService of KServe, and an HTTPRoute below `/models/<namespace>/<name>`.
 
-What cannot work is refused before anything is changed. What does not start says why, and the former version goes on serving;
-a first deployment that fails is taken away.
+A deployment that cannot work is refused before anything changes. A deployment that does not start ends with the reason, and the
+former version goes on serving; a failed first deployment is removed.
 """
 
 import contextlib
@@ -44,7 +44,7 @@ TAG = "iml4e.endpoint"
 """Tag of the version in the registry that is served: NAMESPACE/NAME."""
 #: Seconds between two looks at a deployment, and between two lines about it that say the same.
 LOOK, SAY = 2, 15
-#: Seconds that KServe may take to let go of a deleted model.
+#: Seconds that KServe may take to remove its finalizer from a deleted model.
 GONE = 20
 
 
@@ -104,16 +104,16 @@ def deploy(
         model: registered model.
         version: its version.
         name: of the endpoint; empty: the model's, made legal.
-        namespace: where to; empty: MODEL_NAMESPACE.
-        replicas: least pods; None: MODEL_MIN_REPLICAS.
-        max_replicas: most pods, when the load grows; None: MODEL_MAX_REPLICAS.
+        namespace: of the endpoint; empty: MODEL_NAMESPACE.
+        replicas: minimum of replicas; None: MODEL_MIN_REPLICAS.
+        max_replicas: maximum of replicas, when the load grows; None: MODEL_MAX_REPLICAS.
         cpu: CPU request of a pod, such as "500m"; None: the runtime's, as for all four.
         memory: memory request, such as "1Gi".
         cpu_limit: CPU limit.
         memory_limit: memory limit.
         gpu: GPUs of a pod, or "resource=count"; the resource is nvidia.com/gpu.
-        node_selector: labels of the nodes that may run it.
-        tolerations: taints that it tolerates, as Kubernetes has them or as "key=value:Effect", "key:Effect", "key".
+        node_selector: node selector of the pods.
+        tolerations: tolerations of the pods, as Kubernetes writes them or as "key=value:Effect", "key:Effect", "key".
         image: image with Python and mlflow that replaces the runtime's.
         runtime: serving runtime; None: the release's.
         packages: requirements that the server installs as it starts, such as "xgboost==3.0".
@@ -152,7 +152,8 @@ def deploy(
         "batching": batching,
     }
     service = inference_service(model, version, registry.storage_uri(model, version), **settings)
-    former = checks.own(cluster, name, model, force=force)  # again: the checks took a while, and others deploy too
+    # again: during the checks another deployment may have changed the endpoint
+    former = checks.own(cluster, name, model, force=force)
     annotations = service["metadata"]["annotations"]
     if former and annotations_of(former).get(REVISION) == annotations[REVISION]:
         annotations |= {key: annotations_of(former)[key] for key in (FORMER, PREVIOUS) if key in annotations_of(former)}
@@ -220,10 +221,10 @@ def rollback(name: str, *, namespace: str = "", timeout: float = 300, say: Say =
 
 
 def delete(name: str, *, namespace: str = "", say: Say = print) -> None:
-    """Stop serving a model: its InferenceService and its route go; the registry keeps the model.
+    """Stop serving a model: delete the endpoint's InferenceService and route. The registry keeps the model.
 
     Raises:
-        Error: there is no such endpoint, or it is somebody else's.
+        Error: there is no such endpoint, or another owner made the endpoint.
     """
     cluster = _reach(namespace, say)
     if cluster is None:
@@ -235,11 +236,11 @@ def delete(name: str, *, namespace: str = "", say: Say = print) -> None:
 
 
 def undo(name: str, *, version: str = "", namespace: str = "", say: Say = print) -> str:
-    """Take the last deployment back, because what it serves is wrong.
+    """Undo the last deployment, because the served version gives wrong answers.
 
     Args:
         name: endpoint.
-        version: version that was deployed; the deployment of another one, which came later, stays. Empty: any.
+        version: version that was deployed; a later deployment of another version stays. Empty: any version.
         namespace: of the endpoint; empty: MODEL_NAMESPACE.
         say: prints a line of progress.
 
@@ -259,7 +260,7 @@ def undo(name: str, *, version: str = "", namespace: str = "", say: Say = print)
 def check(
     name: str, rows: Any, wanted: Any, *, version: str = "", namespace: str = "", timeout: float = 60
 ) -> Endpoint:
-    """Ask an endpoint through the gateway until it answers as wanted.
+    """Ask an endpoint through the gateway until the endpoint gives the expected answer.
 
     Args:
         name: endpoint.
@@ -295,7 +296,7 @@ def crown(name: str, version: str, *, namespace: str = "") -> None:
     """Make the version that an endpoint serves the champion of its model.
 
     Raises:
-        TookOverError: the endpoint serves another one, which another deployment put there; that one is crowned or was before.
+        TookOverError: another deployment put another version there, which is the champion or becomes it by its own check.
     """
     endpoint = _still(name, version, namespace)
     former = registry.champion(endpoint.model)
@@ -341,7 +342,7 @@ def find(name: str, namespace: str = "") -> Endpoint:
 
 
 def logs(name: str, *, namespace: str = "", follow: bool = False, previous: bool = False) -> Iterator[str]:
-    """The log of an endpoint's pods, line by line: of the model server, or of the download before it.
+    """The log of an endpoint's pods, line by line: of the model server, or of the download before the server starts.
 
     Args:
         name: endpoint.
@@ -369,7 +370,7 @@ def logs(name: str, *, namespace: str = "", follow: bool = False, previous: bool
 
 
 def _roll(cluster: Cluster, service: Object, former: Object | None, timeout: float, say: Say) -> Endpoint:
-    """Apply an InferenceService and its route, wait until it serves, and take it back if it does not.
+    """Apply an InferenceService and its route, wait until the model serves, and restore the former state if the model does not.
 
     Raises:
         Error: it does not start, or somebody else changed it meanwhile.
@@ -393,19 +394,19 @@ def _roll(cluster: Cluster, service: Object, former: Object | None, timeout: flo
 
 
 class TookOverError(Error):
-    """Somebody else deployed another version to the same endpoint meanwhile, which stays."""
+    """Another version was deployed to the same endpoint meanwhile, and stays."""
 
 
 class NotReadyError(Error):
-    """A deployment does not get ready; the message goes on after "fraud version 3"."""
+    """A deployment does not become ready; the message continues a sentence that begins with "fraud version 3"."""
 
 
 def _wait(cluster: Cluster, service: Object, seen: dict[str, Any], timeout: float, say: Say) -> None:
-    """Wait until every pod of an InferenceService is a ready one of its present spec.
+    """Wait until every pod of an InferenceService has the present spec and is ready.
 
     Raises:
-        NotReadyError: it does not get ready in time, or for a reason that will not change.
-        TookOverError: somebody else deployed another version meanwhile.
+        NotReadyError: the pods do not become ready in time, or for a reason that cannot change without action.
+        TookOverError: another version was deployed meanwhile.
         Error: somebody else deleted it meanwhile.
     """
     name, annotations = service["metadata"]["name"], annotations_of(service)
@@ -447,7 +448,7 @@ def _wait(cluster: Cluster, service: Object, seen: dict[str, Any], timeout: floa
 
 
 def _restore(cluster: Cluster, service: Object, former: Object | None, say: Say) -> str:
-    """Take a deployment back that did not start; say what serves now."""
+    """Undo a deployment that did not start; return what serves now."""
     name = service["metadata"]["name"]
     try:
         now = cluster.get("InferenceService", name)
@@ -484,7 +485,7 @@ def _remove(cluster: Cluster, service: Object) -> None:
             raise
         raise TookOverError(f"another deployment of {name} came in between, and stays") from None
     left = route()
-    if left and not left["metadata"].get("ownerReferences"):  # made by hand; others go with their owner
+    if left and not left["metadata"].get("ownerReferences"):  # made by hand; other routes are deleted with their owner
         cluster.delete("HTTPRoute", name, left["metadata"]["uid"])
     end = time.monotonic() + GONE
     while time.monotonic() < end:  # KServe lets go of it
@@ -570,7 +571,7 @@ def _one_line(text: str) -> str:
 
 
 def _tag(annotations: dict[str, str], place: str, say: Say) -> None:
-    """Write into the registry which version an endpoint serves, and which ones no more."""
+    """Tag the version that an endpoint serves in the registry, and untag the others."""
     model, version = annotations.get(MODEL), annotations.get(VERSION)
     if not (model and version):
         return
@@ -584,14 +585,14 @@ def _tag(annotations: dict[str, str], place: str, say: Say) -> None:
 
 
 def _untag(place: str, served: tuple[str, str] = ("", "")) -> None:
-    """Take the tag of an endpoint from all versions but the served one."""
+    """Remove the tag of an endpoint from all versions but the served one."""
     with contextlib.suppress(Exception):  # as above
         for each in registry.client().search_model_versions(f"tags.`{TAG}` = '{place}'"):
             if (each.name, str(each.version)) != served:
                 registry.tag(each.name, str(each.version), **{TAG: ""})
 
 
-# --- without a right over Kubernetes
+# --- without a kubeconfig or rights: through Kubeflow Pipelines
 
 
 def _reach(namespace: str, say: Say) -> Cluster | None:
@@ -612,7 +613,7 @@ def _reach(namespace: str, say: Say) -> Cluster | None:
 
 
 def _pipelines_answer() -> bool:
-    """Whether Kubeflow Pipelines can be asked; its own client takes half a minute to find out."""
+    """Whether Kubeflow Pipelines answers; its own client needs half a minute to find out."""
     import requests
 
     try:

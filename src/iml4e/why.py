@@ -18,15 +18,15 @@ Log = Callable[[str, str, bool], str]
 AT_ONCE = 0.0
 #: A refusal by quota, policy or Pod Security: only a change of the request or of the rule helps. Two looks, not one.
 REFUSED = 5.0
-#: An image, a ConfigMap, a Secret: the kubelet tries again after 10 s, which heals a hiccup of the registry.
+#: An image, a ConfigMap, a Secret: the kubelet tries again after 10 s, in case the registry failed for a moment.
 MISSING = 12.0
 #: No node fits: longer where pods that end free CPU or memory, short where no node has the label or the device.
 NO_ROOM, NO_NODE = 60.0, 10.0
 #: A webhook that does not answer restarts, most of the time.
 WEBHOOK = 60.0
-#: What KServe says of its own work; it tries again after conflicts.
+#: Errors of KServe's own work, which KServe repeats after conflicts.
 KSERVE = 10.0
-#: Goes on: only the deployment's own timeout ends it.
+#: Waits on: only the deployment's own timeout ends the wait.
 GOES_ON = math.inf
 #: Starts after which a container that ends with an unknown exit code is given up: the first may meet a store that restarts.
 STARTS = 3
@@ -68,7 +68,7 @@ def find(service: Object, pods: list[Object], events: list[Object], log: Log) ->
 
 
 def last_line(text: str) -> str:
-    """The last line that says something, without the name of the program before it."""
+    """The last line with content, without the name of the program at its start."""
     lines = [line.strip() for line in (text or "").splitlines() if line.strip()]
     return (
         re.sub(r"^((model_server|fetch)(\.py)?: )?(cannot load the model in \S+: )?", "", lines[-1])[:400].rstrip(" .")
@@ -82,7 +82,7 @@ def _statuses(pod: Object) -> Iterable[Object]:
 
 
 def _ended(pod: Object, log: Log) -> Reason | None:
-    """A container that ended: by its exit code or signal, and its last words."""
+    """A container that ended: exit code or signal, and the last log line."""
     for status in _statuses(pod):
         now, before = status.get("state", {}).get("terminated"), status.get("lastState", {}).get("terminated")
         ended = now or before
@@ -192,7 +192,7 @@ def _not_created(message: str) -> Reason:
 
 
 def _kserve(service: Object, events: list[Object]) -> Reason | None:
-    """What KServe itself cannot do."""
+    """An error of KServe itself."""
     name = service["metadata"]["name"]
     said = [
         e["message"] for e in events if e["involvedObject"]["kind"] == "InferenceService" and e["type"] == "Warning"
@@ -216,7 +216,7 @@ def _kserve(service: Object, events: list[Object]) -> Reason | None:
 
 
 def _running(pod: Object, log: Log) -> Reason:
-    """Nothing is wrong yet: what it does."""
+    """Nothing is wrong yet: what the pod is doing."""
     for status in _statuses(pod):
         if "running" in status.get("state", {}) and not status.get("ready"):
             if status["name"] == "storage-initializer":

@@ -68,7 +68,7 @@ def test_too_little_disk(folder: Path) -> None:
 
 @needs_root
 def test_taken_port(folder: Path) -> None:
-    """A cluster of ours that runs takes the ports too: seen from another state folder it is a stranger."""
+    """A cluster that runs from another state folder holds the same ports: `make up` treats that cluster as another program."""
     with socket.socket() as listener:
         with contextlib.suppress(OSError):
             listener.bind(("127.0.0.1", 10259))
@@ -101,7 +101,7 @@ def registry(folder: Path) -> Iterator[str]:
 @needs_root
 @pytest.mark.timeout(900)
 def test_the_runtime_image_can_be_pushed(registry: str) -> None:
-    """The registry holds it under the name that the printed options give to a release."""
+    """The image has the name that the printed options give to a release."""
     done = subprocess.run(
         [PYTHON, "scripts/images", "push", registry], cwd=REPO, capture_output=True, text=True, timeout=800, check=True
     )

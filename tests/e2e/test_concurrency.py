@@ -1,4 +1,4 @@
-"""Several users at once: each ends right or with a sentence, and what they leave is consistent."""
+"""Several users at once: each request succeeds or ends with a sentence, and the stored data is consistent."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_one_of_many_makes_a_name_and_the_others_are_told(
 
 @pytest.mark.parametrize("what", ["metrics", "params", "tags"])
 def test_the_same_keys_of_a_run_by_many_are_kept(gateway: Gateway, clients: Clients, run_id: str, what: str) -> None:
-    """As the processes of a distributed training do: each writes all keys, in an order of its own."""
+    """Like the processes of a distributed training: each process writes all keys, in its own order."""
     rows = [{"key": f"k{number}", "value": 1 if what == "metrics" else "1"} for number in range(20)]
     if what == "metrics":
         rows = [row | {"timestamp": 1, "step": 0} for row in rows]
@@ -190,7 +190,7 @@ def endpoint(cluster: Cluster, gateway: Gateway, model_uri: str, monkeypatch: py
 def test_a_deployment_that_another_took_over_changes_nothing_more(
     cluster: Cluster, gateway: Gateway, endpoint: str, bottle: dict[str, float]
 ) -> None:
-    """Its check, its crown, its way back and its removal come too late: version 2 stays, and stays the champion."""
+    """Check, champion, rollback and removal of the earlier deployment come too late: version 2 stays, and stays the champion."""
     before = serving._served(Namespace(NAMESPACE), endpoint)
     serving.crown(endpoint, "1")
     serving.deploy(endpoint, "2")

@@ -1,4 +1,4 @@
-"""One gateway: what it leads to, and what it does with the rest."""
+"""The gateway: its routes, and its answers to unknown paths and foreign hosts."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ FOREIGN = ["ml.example.com", "10.evil.example.com", "localhost.evil.example.com"
 
 
 def write(gateway: Gateway, host: str, origin: str) -> requests.Response:
-    """What MLflow's page sends as soon as it is open; it changes nothing."""
+    """The request that MLflow's page sends as soon as the page is open; the request changes nothing."""
     headers = {"Host": host, "Origin": origin}
     return requests.post(gateway.url + SEARCH, json={"max_results": 1}, headers=headers, timeout=15)
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
 def test_a_page_that_opens_works(gateway: Gateway, values: dict[str, Any], address: str) -> None:
-    """A laptop, a port-forward, another name of the same machine: all without a hosts file, and never half."""
+    """By localhost, a port-forward, another name of the same machine: if the page opens, its own requests work too."""
     host = address.partition("://")[2]
     for part in ("mlflow", "prometheus", "pipelines"):
         if values[part]["enabled"]:
@@ -72,7 +72,7 @@ def test_a_page_that_opens_works(gateway: Gateway, values: dict[str, Any], addre
 
 
 def test_the_public_address_works_as_browsers_write_it(gateway: Gateway, values: dict[str, Any]) -> None:
-    """Browsers leave out a default port and write names in lower case; people and proxies do not."""
+    """Browsers omit a default port and write host names in lower case; users and proxies may not."""
     url = urlsplit(values["global"]["publicUrl"])
     host = url.hostname
     for asked in (host, host.upper(), f"{host}:80", f"{host}:8443"):
@@ -86,7 +86,7 @@ def test_the_public_address_works_as_browsers_write_it(gateway: Gateway, values:
 
 @pytest.mark.parametrize("host", FOREIGN)
 def test_mlflow_of_a_foreign_host_is_shut_as_a_whole_and_says_what_to_do(gateway: Gateway, host: str) -> None:
-    """Else a web page could lead its own name here (DNS rebinding), and read and write all runs by its reader's browser."""
+    """Otherwise a web page could point its own host name here (DNS rebinding), and read and write all runs through its visitor's browser."""
     for answer in (gateway.get("/mlflow/", headers={"Host": host}), write(gateway, host, f"http://{host}")):
         assert answer.status_code == 403
         assert "global.publicUrl" in answer.text
@@ -101,7 +101,7 @@ def test_a_foreign_page_cannot_write(gateway: Gateway, origin: str) -> None:
 
 
 def test_a_foreign_host_cannot_be_scraped_by_its_name(cluster: Cluster) -> None:
-    """Prometheus asks by the pod's address, which no page can pretend to have."""
+    """Prometheus uses the pod's IP address, which no web page can pretend to have."""
     with cluster.port_forward("service/iml4e-mlflow", 5000) as port:
         codes = {
             host: requests.get(f"http://127.0.0.1:{port}/metrics", headers={"Host": host}, timeout=15).status_code

@@ -1,4 +1,4 @@
-"""KServe by hand: an InferenceService from kubectl, through an update, and with mistakes."""
+"""KServe without the package: an InferenceService as kubectl applies it, its update, and wrong ones."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_runtime_of_the_release_speaks_both_protocols(
 def test_a_model_is_its_folder_and_not_its_neighbours(
     cluster: Cluster, name: str, storage_uri: str, s3: Callable[[str], Any]
 ) -> None:
-    """`storageUri` without a slash at its end; beside the model lies another whose name only goes on."""
+    """`storageUri` without a slash at its end, and a second model whose name begins with the first one's."""
     store = s3("mlflow")
     bucket, _, folder = storage_uri.removeprefix("s3://").partition("/")
     for each in store.list_objects_v2(Bucket=bucket, Prefix=folder)["Contents"]:

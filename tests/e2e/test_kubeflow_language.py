@@ -1,4 +1,4 @@
-"""Kubeflow Pipelines: what the SDK's language can say runs here, volumes included."""
+"""Kubeflow Pipelines: every construct of the SDK runs, volumes included."""
 
 # no `from __future__ import annotations`: the SDK reads the steps' types as they stand
 

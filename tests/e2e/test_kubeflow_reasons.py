@@ -1,4 +1,4 @@
-"""Kubeflow Pipelines: why a run waits, why it failed, and what MLflow says of it afterwards."""
+"""Kubeflow Pipelines: why a run waits or failed, and the state of the MLflow runs afterwards."""
 
 # no `from __future__ import annotations`: the SDK reads the steps' types as they stand
 
@@ -109,7 +109,7 @@ def tracked(experiment: str, how: str) -> None:
 
 @pytest.fixture(scope="module")
 def quota(cluster: Cluster) -> Iterator[None]:
-    """The namespace lets nobody have a GPU."""
+    """A quota that allows no GPU in the namespace."""
     spec = {"hard": {f"requests.{GPU}": "0"}}
     cluster.apply({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": QUOTA}, "spec": spec})
     yield
@@ -163,7 +163,7 @@ def test_arguments_that_are_too_large_are_refused_before_the_run(kubeflow: Kubef
 
 
 def test_a_driver_that_cannot_read_its_arguments_says_so_too(kubeflow: Kubeflow) -> None:
-    """As a client that does not check finds out."""
+    """For a client that does not check its arguments before the run."""
     assert "the run's arguments are larger than the 128 KiB" in reason(kubeflow.submit(argued, text="x" * 140_000))
 
 

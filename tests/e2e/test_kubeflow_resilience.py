@@ -1,4 +1,4 @@
-"""Kubeflow Pipelines: a run that is going ends well, whichever part is killed meanwhile."""
+"""Kubeflow Pipelines: a running run succeeds, whichever part is killed meanwhile."""
 
 # no `from __future__ import annotations`: the SDK reads the steps' types as they stand
 

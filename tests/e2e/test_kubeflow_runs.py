@@ -242,7 +242,7 @@ def test_a_failed_run_succeeds_when_it_is_tried_again_without_the_cause(kubeflow
 def test_a_pod_that_never_starts_ends_the_run_with_its_reason(
     kubeflow: Kubeflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The harness's engine: `kfp.Client` alone would wait for ever."""
+    """With the engine `kfp`; `kfp.Client` alone would wait for ever."""
     monkeypatch.setattr(engine, "START_TIMEOUT", 45)
     monkeypatch.setenv("KF_PIPELINES_NAMESPACE", NAMESPACE)  # from the ConfigMap of runners
     out = io.StringIO()

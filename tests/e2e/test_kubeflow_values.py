@@ -1,4 +1,4 @@
-"""What an administrator sets once for all runs reaches every pod of every run."""
+"""Values for all runs reach every pod of every run."""
 
 # no `from __future__ import annotations`: the SDK reads the steps' types as they stand
 
@@ -41,7 +41,7 @@ VALUES: dict[str, Any] = {
 
 @step
 def look(certificate: str, key: str) -> str:
-    """Talk TLS with a server whose certificate the private authority signed, and tell the environment."""
+    """Connect by TLS to a server whose certificate the private authority signed, and print the environment."""
     import http.server
     import json
     import os

@@ -1,4 +1,4 @@
-"""The database server: each consumer has one database, and nobody comes in without a password."""
+"""The database server: each consumer reaches its own database only, and every login needs a password."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The object store: each consumer sees its own buckets, and what was stored once stays."""
+"""The object store: each consumer reaches its own buckets only, and no consumer can delete a version."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def test_page_asks_for_nothing_outside_its_path(gateway: Gateway) -> None:
 
 
 def test_a_foreign_host_is_refused(gateway: Gateway) -> None:
-    """Else any web page could talk to MLflow through its reader's browser."""
+    """Otherwise any web page could call MLflow through its visitor's browser."""
     answer = gateway.get(SEARCH, headers={"Host": "evil.example.com"})
     assert answer.status_code == 403
 

@@ -1,4 +1,4 @@
-"""Artifacts of any size, at any client's pace: the server's memory stays flat and the others are served meanwhile."""
+"""Artifacts of any size, at any client's speed: the server's memory stays flat, and other requests are served meanwhile."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def test_other_large_bodies_are_refused(gateway: Gateway, peak: Callable[[], int
 def test_client_that_wants_signed_urls_goes_through_the_server(
     gateway: Gateway, run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They would name a host that only the cluster knows."""
+    """Signed URLs would contain a host name that only the cluster resolves."""
     monkeypatch.setenv("MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD", "true")
     monkeypatch.setenv("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "true")
     monkeypatch.setenv("MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE", str(5 * MIB))

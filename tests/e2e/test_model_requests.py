@@ -1,4 +1,4 @@
-"""What a model says to those who ask it wrongly: what was wrong, and then it goes on."""
+"""Wrong requests to a model: the answer names the mistake, and the model keeps serving."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def assert_still_right(wine: Model, bottle: Bottle) -> None:
 
 
 def assert_told(answer: requests.Response, statuses: set[int]) -> None:
-    """The answer blames the request, in a sentence that a person can read and that shows nothing of the inside."""
+    """The answer has a status 4xx and one readable sentence, without a stack trace."""
     assert answer.status_code in statuses, answer.text[:300]
     sentence = answer.json()["error"]
     assert " " in sentence

@@ -1,4 +1,4 @@
-"""A name is what was written: case, accents, trailing spaces and look-alikes make another one, in each of the three databases."""
+"""Names are compared exactly in all three databases: case, accents, trailing spaces and look-alike characters count."""
 
 # no `from __future__ import annotations`: the SDK reads the steps' types as they stand
 

@@ -1,4 +1,4 @@
-"""The reference pipelines: from raw data to a prediction, and what they do with data and models that will not do."""
+"""The reference pipelines: from raw data to a prediction, and with invalid data and bad models."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_printed_line_makes_the_prediction(result: Result, name: str) -> None:
 
 @BOTH
 def test_run_is_one_of_kubeflow_pipelines(kubeflow: Kubeflow, result: Result, name: str) -> None:
-    """The fixtures run the pipelines by the engine that is chosen by itself; here is which."""
+    """The fixtures run the pipelines on the default engine, which is Kubeflow Pipelines where the release has it."""
     run = kubeflow.client.get_run(result["pipeline_run"].split("/")[-1])
     assert run.state == "SUCCEEDED"
     # its steps read, write and deploy with this account's rights and no others
@@ -149,7 +149,7 @@ UNFIT: dict[str, tuple[bytes, str]] = {
 def untouched(
     cluster: Cluster, gateway: Gateway, wine_run: Result, wine: Model, bottle: dict[str, float]
 ) -> Iterator[None]:
-    """Whatever happens in the test, the champion stays, and goes on answering."""
+    """The champion is the same after the test, and still answers."""
 
     def state() -> tuple[Any, ...]:
         champion = gateway.mlflow.get_model_version_by_alias("wine", "champion").version

@@ -1,4 +1,4 @@
-"""The release as a whole: everything Ready, restricted, quiet, and within its budgets."""
+"""The release as a whole: everything Ready, Pod Security restricted, no restarts, within its budgets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prometheus: every part and every model is watched, and what they do shows up."""
+"""Prometheus scrapes every part and every model, and requests show up in the metrics."""
 
 from __future__ import annotations
 

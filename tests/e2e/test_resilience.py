@@ -1,4 +1,4 @@
-"""One pod of each part is killed: it comes back by itself, with its data, and models answer meanwhile."""
+"""One pod of each part is killed: the part recovers with its data, and models answer meanwhile."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.disruptive
 
 
 def selector_of(cluster: Cluster, workload: Workload) -> str:
-    """What picks the pods of a workload."""
+    """The selector of a workload's pods."""
     labels = cluster.workload(workload.kind, workload.name)["spec"]["selector"]["matchLabels"]
     return ",".join(f"{key}={value}" for key, value in labels.items())
 

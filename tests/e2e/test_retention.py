@@ -1,4 +1,4 @@
-"""Retention: what is old goes with all that belongs to it, and nothing else does."""
+"""Retention deletes old runs with everything that belongs to them, and nothing else."""
 
 # no `from __future__ import annotations`: the SDK reads the steps' types as they stand
 
@@ -25,7 +25,7 @@ Pass = Callable[..., str]
 
 @pytest.fixture
 def sql(cluster: Cluster, values: dict[str, Any]) -> Callable[[str], str]:
-    """A function that runs a statement in the release's database: nothing else can make things old."""
+    """A function that runs a statement in the release's database: only SQL can make runs old."""
     if not values["mariadb"]["enabled"]:
         pytest.skip("mariadb is off in this release, so nothing can be made old")
     command = ("mariadb", "--defaults-file=/etc/mysql/my.cnf", "-N", "-e")

@@ -1,4 +1,4 @@
-"""The second image: the release moves from MLflow's public image to the runtime image, is used, and goes back."""
+"""The runtime image: the release switches from MLflow's public image to the runtime image, is used, and switches back."""
 
 from __future__ import annotations
 

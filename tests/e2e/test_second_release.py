@@ -1,4 +1,4 @@
-"""A second release in another namespace serves its models by the KServe of the first, without one of its own."""
+"""A second release in another namespace serves its models with the KServe controller of the first release."""
 
 from __future__ import annotations
 

@@ -311,7 +311,7 @@ def test_two_deployments_at_once_end_right_or_with_a_sentence(cluster: Cluster, 
 
 
 def test_a_missing_right_is_a_sentence(cluster: Cluster, fraud: str, tmp_path: Path) -> None:
-    """The runner may deploy in its own namespace, and is told what it lacks elsewhere."""
+    """The runner may deploy in its own namespace; elsewhere the error names the missing right."""
     token = cluster.core.create_namespaced_service_account_token(
         f"{RELEASE}-runner", NAMESPACE, {"spec": {"expirationSeconds": 600}}
     ).status.token

@@ -1,4 +1,4 @@
-"""An upgrade that replaces every pod of the platform loses nothing, and clients hardly notice; so does the way back."""
+"""An upgrade and a rollback that replace every pod of the platform lose no data, and at most 1 % of requests fail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values that ask another volume than there is are answered with what to do, before anything is changed."""
+"""Values that ask for another volume end with the command to run, before anything changes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PARTS = ("mariadb", "minio", "prometheus")
 
 @pytest.fixture(autouse=True)
 def nothing_changes(cluster: Cluster) -> Any:
-    """Whatever is asked here, the release stays at its revision."""
+    """The release stays at its revision."""
     before = helm.revision()
     yield
     assert helm.revision() == before

@@ -1,4 +1,4 @@
-"""Labels tell whose an object is; selectors use the two that never change."""
+"""Labels name the owner of an object; selectors use the two labels that never change."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ NAMED_BY_UPSTREAM = {
 
 @pytest.mark.parametrize("maker", MAKERS)
 def test_pod_labels_hold_no_version(maker: Object) -> None:
-    """Else every new chart version would restart every pod."""
+    """Otherwise every new chart version would restart every pod."""
     assert "helm.sh/chart" not in labels(pod_template(maker))
     assert "app.kubernetes.io/version" not in labels(pod_template(maker))
     assert labels(pod_template(maker))[COMPONENT] == labels(maker)[COMPONENT]
@@ -55,7 +55,7 @@ def test_pod_labels_hold_no_version(maker: Object) -> None:
 
 @pytest.mark.parametrize("maker", [param for param in MAKERS if param.values[0]["kind"] not in ("Job", "CronJob")])
 def test_selector_is_name_and_instance(maker: Object) -> None:
-    """A selector cannot be changed later, so it holds nothing that might want to."""
+    """A selector cannot be changed later, so it has no label that may change."""
     selector = maker["spec"]["selector"]["matchLabels"]
     assert set(selector) == {NAME, INSTANCE}
     assert selector.items() <= labels(pod_template(maker)).items()

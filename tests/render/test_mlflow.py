@@ -101,7 +101,7 @@ def test_more_host_names_are_allowed() -> None:
 
 
 def test_not_every_host_is_allowed() -> None:
-    """Else any web page could talk to it through its reader's browser."""
+    """Otherwise any web page could call MLflow through its visitor's browser."""
     assert "*" not in hosts()
 
 

@@ -62,5 +62,5 @@ def test_services_and_metrics_are_reachable(part: Part) -> None:
 
 
 def test_policies_can_be_left_out() -> None:
-    """For a cluster whose administrator writes them."""
+    """For a cluster whose administrator writes the NetworkPolicies."""
     assert of_kind(render("laptop", {"global": {"networkPolicy": {"enabled": False}}}), "NetworkPolicy") == []

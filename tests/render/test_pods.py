@@ -1,12 +1,15 @@
-"""What every container of the release keeps to. Whoever may do otherwise stands in a table, with the reason."""
+"""Rules for every container of the release. Exceptions are in tables, each with its reason."""
 
 from __future__ import annotations
 
 import json
+import re
+from typing import Any
 
 import pytest
+import yaml
 
-from support.helm import profiles, render
+from support.helm import CHART, profiles, render
 from support.objects import (
     Container,
     annotations,
@@ -185,6 +188,25 @@ def test_storage_class_reaches_every_volume() -> None:
     claims = [claim["spec"] for thing in sets for claim in thing["spec"].get("volumeClaimTemplates", [])]
     assert claims
     assert {claim["storageClassName"] for claim in claims} == {"fast"}
+
+
+DIGEST = f"sha256:{'0123456789abcdef' * 4}"
+
+
+def test_a_digest_pins_every_image() -> None:
+    def pinned(node: Any) -> Any:
+        if not isinstance(node, dict):
+            return node
+        return {key: DIGEST if key == "digest" else pinned(child) for key, child in node.items()}
+
+    charts = {"": CHART, **{part.name: CHART / "charts" / part.name for part in PARTS}}
+    values = {name: pinned(yaml.safe_load((chart / "values.yaml").read_text())) for name, chart in charts.items()}
+    own = {name: {key: child for key, child in values[name].items() if key != "global"} for name in values if name}
+    shared = {**values[""]["global"], "imageRegistry": "registry.example.com:5000"}
+    text = json.dumps(render("default", {"global": shared, **own}))
+    images = set(re.findall(r"registry\.example\.com:5000/[\w./:@-]+", text))
+    assert len(images) > 15
+    assert [image for image in sorted(images) if not image.endswith(f"@{DIGEST}")] == []
 
 
 SCRAPED = [part for part in PARTS if part.metrics and part.job == "parts"]

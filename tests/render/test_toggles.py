@@ -1,4 +1,4 @@
-"""Each part can be switched off, and is then gone without a trace."""
+"""Each part can be switched off, and then renders nothing."""
 
 from __future__ import annotations
 

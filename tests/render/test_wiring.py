@@ -1,4 +1,4 @@
-"""What objects refer to is there: Secrets, ConfigMaps, accounts, claims, Services and their ports, roles, gateways."""
+"""Every reference resolves: Secrets, ConfigMaps, ServiceAccounts, claims, Services and their ports, roles, gateways."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What the suites share: helm (the one door to it), the table of parts, objects, the cluster and its services."""
+"""What the suites share: calls of helm, the table of parts, rendered objects, the cluster and its services."""

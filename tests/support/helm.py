@@ -1,4 +1,4 @@
-"""The one door to helm: render, lint, install and upgrade see the very same profiles, whichever suite asks."""
+"""All calls of helm: render, lint, install and upgrade use the same profiles in every suite."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ON_TOP_OF = {"bare-machine": "laptop"}
 
 
 class HelmError(Exception):
-    """Helm refused; the text is what it told the user."""
+    """Helm failed; the text is helm's own message."""
 
 
 def profiles() -> list[str]:

@@ -1,4 +1,4 @@
-"""The live cluster. The only file that knows the Kubernetes clients; waits count seconds and say what they saw."""
+"""The live cluster: the only file that uses the Kubernetes clients. A wait that fails reports the time and the last state."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ class Cluster:
             resource.delete(name=name, namespace=self.namespace, body={"propagationPolicy": "Background"})
 
     def kill(self, pod: str) -> None:
-        """End a pod with no time to say goodbye. Not a forced deletion: two pods would share a volume for a moment."""
+        """End a pod without a grace period. Not by a forced deletion, after which two pods could share a volume for a moment."""
         self.core.delete_namespaced_pod(pod, self.namespace, grace_period_seconds=1)
 
     def replace(self, selector: str) -> None:

@@ -1,4 +1,4 @@
-"""Things put into each part, to be found again after whatever happens: a run, a model, an object, a measurement."""
+"""Data put into each part, to be found again after a restart or an upgrade: a run, a model, an object, a measurement."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Keepsake:
         self.moment = time.time()
 
     def assert_there(self) -> None:
-        """Everything is where it was put; a part that has just come back gets a moment."""
+        """All the data is still there; a part that has just restarted gets some seconds."""
         self.cluster.wait("the keepsakes to be found", self._found, 60)
 
     def _found(self) -> bool:

@@ -9,7 +9,7 @@ from support.helm import RELEASE
 
 @dataclass(frozen=True)
 class Workload:
-    """Something that runs pods."""
+    """A workload: Deployment, StatefulSet or DaemonSet."""
 
     part: str
     kind: str

@@ -1,4 +1,4 @@
-"""The engines: how kfp.local goes through the gate, what a failed step says, and how a run elsewhere is followed."""
+"""The engines: conditions under kfp.local, messages of failed steps, and following a run on Kubeflow Pipelines."""
 
 import http.server
 import io
@@ -15,6 +15,7 @@ import pytest
 from kfp import dsl
 from mlflow import MlflowClient
 
+from iml4e import Error, engines
 from iml4e.engines import StepFailed, kfp, last_sentence, local, own_words
 from pipelines.steps import step
 
@@ -70,6 +71,30 @@ def test_kfp_local_goes_through_the_gate() -> None:
     assert any(line.endswith("indented words of a step are shown as they are") for line in lines)
     assert "KFP" not in out.getvalue()
     assert "executor" not in out.getvalue()
+
+
+def test_without_kubeflow_pipelines_a_run_is_local(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The release's MLflow is what the steps track to."""
+    monkeypatch.setenv("S3_DATASETS_BUCKET", "datasets")  # the environment of a release
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.example")
+    monkeypatch.delenv("KF_PIPELINES_ENDPOINT", raising=False)
+    out = io.StringIO()
+    assert engines.run(gate, {"accuracy": 0.9}, out=out).outputs["check"] == {"Output": "/models/7"}
+    assert "✓ check" in out.getvalue()
+
+
+def test_with_kubeflow_pipelines_a_run_goes_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("S3_DATASETS_BUCKET", "datasets")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.example")
+    monkeypatch.setenv("KF_PIPELINES_ENDPOINT", "http://127.0.0.1:9/pipeline")
+    with pytest.raises(StepFailed, match=r"Kubeflow Pipelines at http://127\.0\.0\.1:9/pipeline does not answer"):
+        engines.run(gate, {"accuracy": 0.9})
+    assert engines.run(gate, {"accuracy": 0.1}, engine="local", out=io.StringIO()).outputs.keys() == {"register"}
+
+
+def test_an_unknown_engine_is_a_sentence() -> None:
+    with pytest.raises(Error, match="engine is 'kfp' or 'local', not 'argo'"):
+        engines.run(gate, engine="argo")
 
 
 def test_kfp_local_stops_at_the_gate() -> None:

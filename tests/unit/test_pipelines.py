@@ -1,4 +1,4 @@
-"""The pipelines as wholes: what they compile to, and what their command says."""
+"""The pipelines as a whole: compiled specification, and messages of the command line."""
 
 import io
 import json

@@ -1,15 +1,18 @@
-"""The two ways to run a pipeline: `local`, without a backend, and `kfp`, on Kubeflow Pipelines. Here what both share."""
+"""The two engines that run a pipeline: `local`, without a backend, and `kfp`, on Kubeflow Pipelines. Here is what both share."""
 
+import importlib
+import os
 import re
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from iml4e import Error
+from iml4e import Error, platform
 
 
 class StepFailed(Error):
-    """A step ended with an error; the message names the step and repeats its last sentence."""
+    """A step ended with an error; the message names the step and repeats the step's error message."""
 
 
 class Steps:
@@ -29,13 +32,47 @@ class Steps:
         print(f"[{minutes:02d}:{seconds:02d}] {text}", file=self.out, flush=True)
 
     def ended(self, name: str, seconds: float, *, ok: bool = True, how: str = "") -> None:
-        """Tell the end of a step, and keep how long it took."""
+        """Print that a step ended, and keep the step's duration."""
         self.seconds[name] = round(seconds, 1)
         self.say(f"{'✓' if ok else '✗'} {name} ({how or f'{seconds:.1f} s'})")
 
 
+def default() -> str:
+    """The engine of this release: `kfp` where the release has Kubeflow Pipelines, else `local`."""
+    return "kfp" if platform.find("KF_PIPELINES_ENDPOINT") else "local"
+
+
+def run(pipeline: Any, arguments: dict[str, Any] | None = None, *, engine: str = "", out: Any = sys.stdout) -> Steps:
+    """Run a pipeline to its end.
+
+    Args:
+        pipeline: what `dsl.pipeline` made.
+        arguments: of the pipeline.
+        engine: "kfp" or "local"; empty: the release's (see `default`).
+        out: where to print the progress.
+
+    Returns:
+        Outputs and times of the steps.
+
+    Raises:
+        StepFailed: a step ended with an error.
+        Error: the release is not known, or lacks the engine.
+    """
+    engine = engine or default()
+    if engine not in ("kfp", "local"):
+        raise Error(f"engine is 'kfp' or 'local', not {engine!r}")
+    platform.get("MLFLOW_TRACKING_URI")
+    # steps of engine `local` are processes with this environment: MLflow's address, its log level
+    for name, value in platform.settings().items():
+        if name.startswith(("MLFLOW_", "PYTHONWARNINGS")):
+            os.environ.setdefault(name, value)
+    start = importlib.import_module(f"iml4e.engines.{engine}").run
+    host = [platform.get("KF_PIPELINES_ENDPOINT")] if engine == "kfp" else []
+    return start(*host, pipeline, arguments or {}, out)
+
+
 def own_words(lines: Iterable[str]) -> Iterator[str]:
-    """Leave out what KFP and Argo say around a step, empty lines, and the frames of a stack trace."""
+    """The log lines of a step's own code: without lines of KFP and Argo, empty lines, and frames of stack traces."""
     hide_until = ""
     for line in (line.rstrip() for line in lines):
         if hide_until:
@@ -52,7 +89,7 @@ def own_words(lines: Iterable[str]) -> Iterator[str]:
 
 
 def exception(lines: list[str]) -> str:
-    """Dig the message of the exception out of a step's last lines; empty without one."""
+    """Find the message of the exception in a step's last log lines; empty if there is no exception."""
     for number in range(len(lines) - 1, -1, -1):
         if found := re.match(
             r"(?:[A-Za-z_]\w*\.)*(?:[A-Z]\w*)?(?:Error|Exception|Exit|Interrupt)\w*: (.+)", lines[number]
@@ -62,5 +99,5 @@ def exception(lines: list[str]) -> str:
 
 
 def last_sentence(lines: list[str]) -> str:
-    """The message of the exception in a step's last lines; without one, all that was said last."""
+    """The message of the exception in a step's last log lines; without an exception, the last ten lines."""
     return exception(lines) or "\n".join(line for line in lines[-10:] if line) or "it said nothing"

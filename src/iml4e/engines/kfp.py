@@ -1,4 +1,4 @@
-"""Runs a pipeline on Kubeflow Pipelines, each step a pod of its own, by its address at the gateway."""
+"""Runs a pipeline on Kubeflow Pipelines through the gateway; each step is a pod."""
 
 import contextlib
 import json
@@ -16,15 +16,15 @@ from urllib3.exceptions import HTTPError
 from iml4e import Error, lineage, platform
 from iml4e.engines import StepFailed, Steps, last_sentence, own_words, workflow
 
-#: Seconds that a run started here may take from its first pod on; in the queue it may wait for ever.
+#: Seconds that a run started here may take from its first pod on; time in the queue does not count.
 RUN_TIMEOUT = 1700
-#: Seconds that a pod may wait for its start where time alone does not help: for an image, a volume, a node that fits, a quota.
+#: Seconds that a pod may wait for something that waiting alone rarely cures: an image, a volume, a node that fits, a quota.
 START_TIMEOUT = 300
-#: Seconds between two looks at a run's Workflow, which may have a MiB.
+#: Seconds between two looks at a run's Workflow, whose JSON may have a MiB.
 LOOK = 5
-#: Seconds that Kubeflow Pipelines may be away, as it is while it is upgraded.
+#: Seconds that Kubeflow Pipelines may not answer, for example during an upgrade.
 AWAY_TIMEOUT = 180
-#: States of a run that do not change any more.
+#: Final states of a run.
 ENDED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 
 
@@ -49,10 +49,10 @@ class Run:
         """Pods that have not started, by name, and the run itself: since when, and why."""
 
     def follow(self, timeout: float | None = None) -> Steps:
-        """Tell how the run goes until it ends; patient while Kubeflow Pipelines does not answer.
+        """Print the progress of the run until the run ends; outages of Kubeflow Pipelines up to AWAY_TIMEOUT are waited out.
 
         Args:
-            timeout: seconds that it may take once it has left the queue; then it is cancelled. None: as long as it likes.
+            timeout: seconds that the run may take after it has left the queue; then the run is cancelled. None: no limit.
 
         Raises:
             StepFailed: a step ended with an error, its pod does not start, or the run ended otherwise.
@@ -80,7 +80,7 @@ class Run:
         return self.steps
 
     def _look(self) -> None:
-        """Tell what is new since the last look."""
+        """Print what changed since the last look."""
         for step in lineage.steps(self.host, self.id):
             former = self.known.get(step.name)
             self.known[step.name] = step
@@ -94,14 +94,14 @@ class Run:
                 self.steps.ended(step.name, step.seconds, ok=step.state in ("succeeded", "cached"), how=cached)
 
     def _waiting(self) -> None:
-        """Tell what the run and its pods wait for, each reason once.
+        """Print what the run and its pods wait for, each reason once.
 
         Raises:
             StepFailed: a pod has been waiting for too long; the run is cancelled.
         """
         started = {bool(step.pod) for step in self.known.values() if step.state == "running"}
         if started == {True} or time.monotonic() - self.looked < LOOK:
-            return  # all that is to run does
+            return  # all pods of the run are running
         found, self.looked = workflow.fetch(self.host, self.id), time.monotonic()
         if found.queued:
             if not self.waits[""][1]:
@@ -118,7 +118,7 @@ class Run:
                 continue
             if pod.waits != told:
                 self.steps.say(f"  {name}: its pod waits: {pod.waits}")
-            # where it queues for CPU that others have now, the clock does not run
+            # a wait for CPU or memory that other pods hold has no limit
             self.waits[name] = self.looked if pod.queues else since, pod.waits
             if not pod.queues and self.looked - since > START_TIMEOUT:
                 self.client.terminate_run(self.id)
@@ -143,7 +143,7 @@ class Run:
         return f"the run ended as {run.state}: {told or (run.error.message if run.error else f'see {self.steps.url}')}"
 
     def _log(self, step: lineage.Step) -> list[str]:
-        """Read what a step said: from its pod, or from the bucket when that is gone."""
+        """Read the log of a step: from the step's pod, or from the bucket when the pod is gone."""
         about = {"podname": step.pod, "podnamespace": step.namespace, "runid": self.id}
         with contextlib.suppress(requests.RequestException):
             if step.pod:
@@ -154,7 +154,7 @@ class Run:
 
 
 def run(host: str, pipeline: Any, arguments: dict[str, Any], out: Any = sys.stdout) -> Steps:
-    """Run a pipeline on Kubeflow Pipelines; interrupted, it cancels the run.
+    """Run a pipeline on Kubeflow Pipelines; an interrupt cancels the run.
 
     Args:
         host: its address at the gateway, as `kfp.Client` takes it.
@@ -181,7 +181,7 @@ def run(host: str, pipeline: Any, arguments: dict[str, Any], out: Any = sys.stdo
 
 
 def wait(run_id: str, host: str = "", out: Any = sys.stdout) -> Steps:
-    """Follow any run until it ends, as `kfp.Client.wait_for_run_completion` does, and tell why it fails.
+    """Follow any run until the run ends, as `kfp.Client.wait_for_run_completion` does, and report why the run fails.
 
     Args:
         run_id: the run, from `kfp.Client.create_run_from_…`.
@@ -210,7 +210,7 @@ def _client(host: str) -> Any:
 
 @contextlib.contextmanager
 def _answering(host: str) -> Iterator[None]:
-    """Turn a refusal or a silence of Kubeflow Pipelines into one sentence."""
+    """Turn an error or a missing answer of Kubeflow Pipelines into one sentence."""
     from kfp_server_api import ApiException
 
     try:

@@ -26,7 +26,7 @@ GRACE = 10
 
 
 class LocalSteps(Steps):
-    """Runs the steps that `kfp.local` hands over: shows their output with times, keeps what they return."""
+    """Runs the steps of `kfp.local`: prints the steps' output with times, and keeps the steps' outputs."""
 
     failed = ""
     """The sentence with which a step failed."""
@@ -103,7 +103,7 @@ def _ending(process: subprocess.Popen[str]) -> Iterator[None]:
 
 
 def _reason(code: int, said: list[str]) -> str:
-    """Why a step failed: its exception, or its exit code and its last words."""
+    """Why a step failed: the exception, or the exit code and the last log lines."""
     if "argument list too long" in said:
         return workflow.too_large("its inputs")
     if code == 1 and exception(said):
@@ -123,7 +123,7 @@ def returned(outputs: dict[str, Any]) -> dict[str, Any]:
 
 
 def run(pipeline: Any, arguments: dict[str, Any], out: Any = sys.stdout) -> Steps:
-    """Run a compiled pipeline, or a single step, here; interrupted, it ends the step and the MLflow runs that it opened.
+    """Run a pipeline, or a single step, on this machine; an interrupt ends the step and the MLflow runs that the step opened.
 
     Raises:
         StepFailed: a step ended with an error.
@@ -132,12 +132,12 @@ def run(pipeline: Any, arguments: dict[str, Any], out: Any = sys.stdout) -> Step
     from kfp import local
     from kfp.local import subprocess_task_handler
 
-    # Of images and memory limits, which mean nothing here: the image is this environment.
+    # these warnings are about images and memory limits, which kfp.local ignores: steps run in this environment
     warnings.filterwarnings("ignore", category=UserWarning, module="kfp")
     warnings.filterwarnings("ignore", message=".*non-Python base image")
     steps = LocalSteps(out)
     subprocess_task_handler.run_local_subprocess = steps.run
-    logging.disable(logging.INFO)  # kfp.local's own story of the same
+    logging.disable(logging.INFO)  # kfp.local's own progress lines
     stdout = sys.stdout
     with tempfile.TemporaryDirectory(prefix="pipeline-") as folder, open(os.devnull, "w") as sys.stdout:
         local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=folder)

@@ -18,11 +18,11 @@ from iml4e.engines import exception, last_sentence, own_words
 
 #: Bytes that one argument of a program may have (Linux, MAX_ARG_STRLEN): drivers and launchers get values as arguments.
 MOST_BYTES = 128 * 1024 - 1
-#: What a user does with a value that is too large.
+#: Cure for a value that is too large.
 CURE = "pass a large value as an artifact: dsl.Output[dsl.Artifact] in the step that makes it, dsl.importer for what is in the store"
-#: Messages of pods that only take their time.
+#: Messages of pods that are only starting.
 STARTING = ("PodInitializing", "ContainerCreating", "")
-#: Errors of drivers, launchers and Argo that a value causes which is too large, and whose value it is.
+#: Errors of drivers, launchers and Argo that a too large value causes, and whose value is too large.
 TOO_LARGE = {
     r"failed to unmarshal runtime config.*invalid value @": "the run's arguments",
     r"argument list too long": "its inputs, or its code,",
@@ -33,7 +33,7 @@ TOO_LARGE = {
 
 @dataclass(frozen=True)
 class Pod:
-    """A pod of a run, as Argo tells of it."""
+    """A pod of a run, as Argo's Workflow describes the pod."""
 
     step: str
     """Name of the step; empty for the run itself, which also has a driver."""
@@ -49,21 +49,21 @@ class Pod:
 
     @property
     def name(self) -> str:
-        """What to call it in a sentence."""
+        """Name of the pod in a sentence."""
         step = f"step {self.step}" if self.step else "the run"
         return f"the driver of {step}" if self.driver else step
 
     @property
     def queues(self) -> bool:
-        """Whether it waits for CPU or memory that other pods hold now."""
+        """Whether the pod waits for CPU or memory that other pods hold now."""
         lacking = set(re.findall(r"Insufficient ([\w/-]+(?:\.[\w/-]+)*)", self.message))
-        # the scheduler says so of a request that no node could ever meet
+        # the scheduler's message where no node could ever meet the request
         fits = "Preemption is not helpful" not in self.message
         return bool(lacking) and lacking <= {"cpu", "memory", "pods", "ephemeral-storage"} and fits
 
     @property
     def waits(self) -> str:
-        """Why it does not start; empty if it only takes its time."""
+        """Why the pod does not start; empty if the pod is only starting."""
         if self.phase != "Pending" or self.message in STARTING:
             return ""
         if "ErrImagePull: " in self.message:
@@ -82,7 +82,7 @@ class Workflow:
 
     @property
     def queued(self) -> bool:
-        """Whether other runs come first: `pipelines.runs.parallelism`."""
+        """Whether the run waits in the queue (`pipelines.runs.parallelism`)."""
         return self.phase == "Pending" and not self.pods
 
     def failed(self) -> Pod | None:
@@ -107,7 +107,7 @@ def fetch(host: str, run_id: str) -> Workflow:
 
 
 def parse(manifest: str) -> Workflow:
-    """Take what is needed here of a Workflow's JSON; empty text is a run that Argo has not seen yet."""
+    """Parse the JSON of a Workflow; empty text stands for a run that Argo has not seen yet."""
     status = json.loads(manifest or "{}").get("status", {})
     nodes = status.get("nodes") or {}
     if "compressedNodes" in status:  # beyond 1 MiB
@@ -146,7 +146,7 @@ def _pods(nodes: dict[str, Any]) -> Iterator[Pod]:
 
 
 def reason(pod: Pod, log: Iterable[str] = ()) -> str:
-    """Why a pod failed, in one sentence where it has one.
+    """Why a pod failed; one sentence where possible.
 
     Args:
         pod: the pod.
@@ -182,17 +182,17 @@ def reason(pod: Pod, log: Iterable[str] = ()) -> str:
 
 
 def explain(text: str) -> str:
-    """Say what an error means that a too large value causes; any other text stays as it is."""
+    """Replace an error that a too large value causes by a sentence with its cure; return any other text unchanged."""
     return next((too_large(whose) for pattern, whose in TOO_LARGE.items() if re.search(pattern, text)), text)
 
 
 def too_large(whose: str) -> str:
-    """The sentence for values that do not reach a step."""
+    """The sentence for values that are too large for a step."""
     return f"{whose} are larger than the {MOST_BYTES // 1024 + 1} KiB that a step can be given; {CURE}"
 
 
 def how(code: int) -> str:
-    """Tell an exit code, as a shell counts them: above 128 it is a signal."""
+    """Describe an exit code as a shell counts exit codes: above 128 the code is a signal."""
     if code > 128 and code - 128 in set(signal.Signals):
         return f"ended by {signal.Signals(code - 128).name} (exit code {code})"
     return f"exit code {code}"
@@ -207,7 +207,7 @@ def _number(name: str) -> int:
 
 
 def check(arguments: dict[str, Any]) -> str:
-    """Why the arguments of a run cannot reach it, or nothing: its driver gets all of them as one argument of a program."""
+    """Why the arguments of a run are too large, else empty text: the run's driver gets all arguments as one argument of a program."""
     sizes = {name: len(json.dumps(value, ensure_ascii=False).encode()) for name, value in arguments.items()}
     if sum(sizes.values()) + 32 * len(sizes) < MOST_BYTES:
         return ""

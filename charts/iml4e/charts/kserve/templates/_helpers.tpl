@@ -1,9 +1,15 @@
+{{- /* Written by scripts/chart: do not edit. */}}
 {{- define "kserve.fullname" -}}
 {{ .Release.Name }}-kserve
 {{- end }}
 
 {{- define "kserve.labels" -}}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{ include "kserve.podLabels" . }}
+{{- end }}
+
+{{- /* Labels of pods. A part with more than one workload gives the name of the others: dict "name" "…" "Release" .Release */}}
+{{- define "kserve.podLabels" -}}
 {{ include "kserve.selectorLabels" . }}
 app.kubernetes.io/component: kserve
 app.kubernetes.io/part-of: iml4e
@@ -11,11 +17,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 
 {{- define "kserve.selectorLabels" -}}
-app.kubernetes.io/name: kserve
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ .name | default "kserve" }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
-{{/* Takes a dict of `global` and `image`. */}}
+{{- /* Reference of an image: dict "global" .Values.global "image" .Values.image */}}
 {{- define "kserve.image" -}}
-{{ .global.imageRegistry | default .image.registry }}/{{ .image.repository }}:{{ .image.tag }}
+{{ .global.imageRegistry | default .image.registry }}/{{ .image.repository }}:{{ .image.tag }}{{ with .image.digest }}@{{ . }}{{ end }}
 {{- end }}

@@ -1,9 +1,15 @@
+{{- /* Written by scripts/chart: do not edit. */}}
 {{- define "mariadb.fullname" -}}
 {{ .Release.Name }}-mariadb
 {{- end }}
 
 {{- define "mariadb.labels" -}}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{ include "mariadb.podLabels" . }}
+{{- end }}
+
+{{- /* Labels of pods. A part with more than one workload gives the name of the others: dict "name" "…" "Release" .Release */}}
+{{- define "mariadb.podLabels" -}}
 {{ include "mariadb.selectorLabels" . }}
 app.kubernetes.io/component: mariadb
 app.kubernetes.io/part-of: iml4e
@@ -11,11 +17,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 
 {{- define "mariadb.selectorLabels" -}}
-app.kubernetes.io/name: mariadb
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ .name | default "mariadb" }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
-{{/* Takes a dict of `global` and `image`. */}}
+{{- /* Reference of an image: dict "global" .Values.global "image" .Values.image */}}
 {{- define "mariadb.image" -}}
-{{ .global.imageRegistry | default .image.registry }}/{{ .image.repository }}:{{ .image.tag }}
+{{ .global.imageRegistry | default .image.registry }}/{{ .image.repository }}:{{ .image.tag }}{{ with .image.digest }}@{{ . }}{{ end }}
 {{- end }}

@@ -1,9 +1,15 @@
+{{- /* Written by scripts/chart: do not edit. */}}
 {{- define "prometheus.fullname" -}}
 {{ .Release.Name }}-prometheus
 {{- end }}
 
 {{- define "prometheus.labels" -}}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{ include "prometheus.podLabels" . }}
+{{- end }}
+
+{{- /* Labels of pods. A part with more than one workload gives the name of the others: dict "name" "…" "Release" .Release */}}
+{{- define "prometheus.podLabels" -}}
 {{ include "prometheus.selectorLabels" . }}
 app.kubernetes.io/component: prometheus
 app.kubernetes.io/part-of: iml4e
@@ -11,11 +17,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 
 {{- define "prometheus.selectorLabels" -}}
-app.kubernetes.io/name: prometheus
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ .name | default "prometheus" }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
-{{/* Takes a dict of `global` and `image`. */}}
+{{- /* Reference of an image: dict "global" .Values.global "image" .Values.image */}}
 {{- define "prometheus.image" -}}
-{{ .global.imageRegistry | default .image.registry }}/{{ .image.repository }}:{{ .image.tag }}
+{{ .global.imageRegistry | default .image.registry }}/{{ .image.repository }}:{{ .image.tag }}{{ with .image.digest }}@{{ . }}{{ end }}
 {{- end }}
