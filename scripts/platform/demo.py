@@ -190,7 +190,7 @@ def start(name: str, args: argparse.Namespace, code: bytes, words: list[str]) ->
 
 
 def pod_of(name: str, namespace: str) -> dict[str, Any]:
-    """Read the Job's pod: its name, its phase, the reason why it waits, the exit code of its container."""
+    """Read the Job's pod: its name, phase, the reason that it waits for, its container's exit code."""
     pods = json.loads(kubectl("-n", namespace, "get", "pods", "-l", f"job-name={name}", "-o", "json"))["items"]
     if not pods:
         return {"name": "", "phase": "Pending", "waits": "no pod yet", "exit": None}
@@ -216,7 +216,7 @@ def follow(name: str, namespace: str) -> Iterator[str]:
     while (pod := pod_of(name, namespace))["phase"] == "Pending":
         now = time.monotonic()
         if now - begun > 300 or pod["waits"].startswith(("ErrImage", "ImagePull", "InvalidImage", "CreateContainerC")):
-            raise console.Failure(f"The pod of {name} does not start: {pod['waits'] or 'Kubernetes gives no reason'}.")
+            raise console.Failure(f"The pod of {name} does not start: {pod['waits'] or 'it does not say why'}.")
         if now - said > 10:
             said = now
             print(f"waiting for the pod: {pod['waits']}", file=sys.stderr)
