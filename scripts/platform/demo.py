@@ -274,7 +274,8 @@ def main() -> None:
         if not ok:
             sentence = next((line for line in reversed(last) if line.startswith("pipelines.run: ")), "")
             raise console.Failure(
-                sentence.removeprefix("pipelines.run: ") or f"The pod of {name} ended with exit code {pod['exit']}.",
+                sentence.removeprefix("pipelines.run: ").removeprefix("error: ")
+                or f"The pod of {name} ended with exit code {pod['exit']}.",
                 f"The whole log, for an hour: kubectl -n {args.namespace} logs job/{name}",
                 "" if sentence else "\n".join(last),
             )
