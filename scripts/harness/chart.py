@@ -64,6 +64,25 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- define "PART.image" -}}
 {{ .global.imageRegistry | default .image.registry }}/{{ .image.repository }}:{{ .image.tag }}{{ with .image.digest }}@{{ . }}{{ end }}
 {{- end }}
+
+{{- /* Volume with the certificate authorities as ca.crt; nothing where there are none. It takes global.caCertificate */}}
+{{- define "PART.caVolume" -}}
+{{- if and .existingSecret .existingConfigMap }}
+{{- fail "global.caCertificate names a Secret and a ConfigMap: empty existingSecret or existingConfigMap, one holds all authorities." }}
+{{- end }}
+{{- $items := printf "[{key: %q, path: ca.crt}]" .key }}
+{{- if .existingSecret -}}
+- name: ca-certificate
+  secret:
+    secretName: {{ .existingSecret | quote }}
+    items: {{ $items }}
+{{- else if .existingConfigMap -}}
+- name: ca-certificate
+  configMap:
+    name: {{ .existingConfigMap | quote }}
+    items: {{ $items }}
+{{- end }}
+{{- end }}
 """
 
 Path_ = tuple[str, ...]
@@ -336,16 +355,20 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="change nothing; fail when a file is not as it should be")
     check = parser.parse_args().check
 
-    stale = [(path, text) for path, text in written().items() if not path.exists() or path.read_text() != text]
-    if check and stale:
+    def stale() -> dict[Path, str]:
+        return {path: text for path, text in written().items() if not path.exists() or path.read_text() != text}
+
+    if check and (found := stale()):
         raise console.Failure(
-            f"{len(stale)} files differ from what scripts/chart writes.",
+            f"{len(found)} files differ from what scripts/chart writes.",
             "Edit their sources, run `scripts/chart`, and commit what it writes.",
-            "\n".join(str(path.relative_to(REPO)) for path, _ in stale),
+            "\n".join(str(path.relative_to(REPO)) for path in found),
         )
-    for path, text in stale:
-        path.write_text(text)
-        print(f"wrote {path.relative_to(REPO)}")
+    # a helper that is written now may read facts that the part's values lack: once more, until nothing changes
+    while not check and (found := stale()):
+        for path, text in found.items():
+            path.write_text(text)
+            print(f"wrote {path.relative_to(REPO)}")
 
 
 if __name__ == "__main__":

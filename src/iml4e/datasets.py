@@ -10,6 +10,7 @@ import functools
 import hashlib
 import io
 import os
+import re
 import select
 import socket
 import threading
@@ -238,6 +239,11 @@ def client() -> Any:
     endpoint = platform.find("AWS_ENDPOINT_URL")
     host = urlsplit(endpoint).hostname or ""
     if not platform.in_cluster() and (host.endswith(".svc") or ".svc." in host):
+        if endpoint.startswith("https:"):
+            raise Error(
+                f"the object store {endpoint} shows a certificate for a name that the cluster alone knows: run this in a pod, or "
+                "set AWS_ENDPOINT_URL to an address that this machine reaches"
+            )
         endpoint = f"http://127.0.0.1:{_forward(*host.split('.')[:2], urlsplit(endpoint).port or 80)}"
     return boto3.client(
         "s3",
@@ -257,10 +263,11 @@ def _store(source: bytes | Path, name: str) -> Dataset:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
-        try:
-            latest = client().head_object(Bucket=bucket, Key=key)
-        except ClientError:
-            latest = {"Metadata": {}}
+        with _told(f"cannot store {key} in bucket {bucket}"):
+            try:
+                latest = client().head_object(Bucket=bucket, Key=key)
+            except ClientError:
+                latest = {"Metadata": {}}
         if latest["Metadata"].get("sha256") != digest:
             kind = (
                 "text/csv" if key.endswith(".csv") else "image/png" if key.endswith(".png") else "binary/octet-stream"
@@ -288,7 +295,11 @@ def _told(what: str) -> Iterator[None]:
     except ClientError as error:
         raise Error(f"{what}: {error.response['Error'].get('Message') or error}") from None
     except BotoCoreError as error:
-        raise Error(f"{what}: {str(error).splitlines()[0]}") from None
+        reason = str(error).splitlines()[0]
+        if found := re.search(r"certificate verify failed: (.+?) \(_ssl", reason):
+            cure = "global.caCertificate of the release" if platform.in_cluster() else "a file that AWS_CA_BUNDLE names"
+            reason = f"the certificate of the object store is not trusted: {found[1]}; put its authority into {cure}"
+        raise Error(f"{what}: {reason}") from None
 
 
 def _keys() -> dict[str, str]:

@@ -161,6 +161,30 @@ def http_route(service: Object) -> Object:
     }
 
 
+def unrouted(route: Object) -> str:
+    """Why no Gateway serves a route, by the status that the Gateway's controller gave it; empty if one does."""
+    own = route["metadata"]["namespace"]
+
+    def place(parent: Object) -> tuple[str, str]:
+        return parent.get("namespace") or own, parent["name"]
+
+    wanted = place(route["spec"]["parentRefs"][0])
+    gateway = f"Gateway {wanted[1]} in namespace {wanted[0]}"
+    answers = [
+        condition
+        for parent in (route.get("status") or {}).get("parents") or []
+        if place(parent["parentRef"]) == wanted
+        for condition in parent.get("conditions") or []
+        if condition["type"] == "Accepted"
+    ]
+    if not answers:
+        return f"no controller has taken its route to {gateway}: global.gateway must name a Gateway that is there"
+    if any(each["status"] == "True" for each in answers):
+        return ""
+    said = f"{answers[0]['reason']} {answers[0].get('message', '')}".strip()
+    return f"{gateway} does not accept its route ({said}): its listeners must allow routes from namespace {own}"
+
+
 def digest(thing: Object) -> str:
     return hashlib.sha256(json.dumps(thing, sort_keys=True).encode()).hexdigest()[:10]
 

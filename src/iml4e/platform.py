@@ -2,7 +2,8 @@
 
 1. The environment of this process. Pods take it from the ConfigMap `<release>-runner`.
 2. That ConfigMap itself, by the kubeconfig: IML4E_RELEASE (default iml4e) in namespace IML4E_NAMESPACE (default iml4e). Its
-   in-cluster addresses are replaced by those below IML4E_URL, or below the release's `global.publicUrl`.
+   in-cluster addresses are replaced by those below IML4E_URL, or below the release's `global.publicUrl`; an MLflow that is not
+   the release's own keeps its address.
 3. IML4E_URL alone: MLflow, Kubeflow Pipelines and the models below that address.
 """
 
@@ -17,7 +18,7 @@ from iml4e import Error
 PARTS = {
     "MLFLOW_": "MLflow (mlflow.enabled)",
     "MODEL_": "model server (kserve.enabled)",
-    "GATEWAY_": "gateway (gateway.enabled)",
+    "GATEWAY_": "gateway (gateway.enabled, or another one in global.gateway)",
     "KF_PIPELINES_": "Kubeflow Pipelines (pipelines.enabled)",
 }
 #: A setting that every release's ConfigMap has: an environment with this setting is a release's.
@@ -101,16 +102,17 @@ def _release() -> tuple[dict[str, str], str]:
         return {}, ""
     url = os.environ.get("IML4E_URL", "").rstrip("/")
     tracking = os.environ.get("MLFLOW_TRACKING_URI", "").rstrip("/")
-    if not url and tracking.startswith("http") and tracking.endswith("/mlflow"):
-        url = tracking.removesuffix("/mlflow")
     known, why = _config_map()
+    external = "MLFLOW_TRACKING_URI" in known and f"://{release()}-mlflow." not in known["MLFLOW_TRACKING_URI"]
+    if not url and not external and tracking.startswith("http") and tracking.endswith("/mlflow"):
+        url = tracking.removesuffix("/mlflow")
     if known and not in_cluster():
         known["GATEWAY_URL"] = url or known.get("PUBLIC_URL", "").rstrip("/")
     elif not known and url:
         known = {"RELEASE": release(), "GATEWAY_URL": url, "PUBLIC_URL": url, "MODEL_NAMESPACE": namespace()}
     if known and not in_cluster():
         for name, path in {"MLFLOW_TRACKING_URI": "/mlflow", "KF_PIPELINES_ENDPOINT": "/pipeline"}.items():
-            if name in known or MARK not in known:
+            if (name in known or MARK not in known) and not (external and name == "MLFLOW_TRACKING_URI"):
                 known[name] = known["GATEWAY_URL"] + path
     return known, why
 

@@ -36,6 +36,7 @@ from iml4e.manifests import (
     replicas_of,
     resources_of,
     toleration,
+    unrouted,
 )  # fmt: skip
 
 Say = Callable[[str], None]
@@ -44,8 +45,8 @@ TAG = "iml4e.endpoint"
 """Tag of the version in the registry that is served: NAMESPACE/NAME."""
 #: Seconds between two looks at a deployment, and between two lines about it that say the same.
 LOOK, SAY = 2, 15
-#: Seconds that KServe may take to remove its finalizer from a deleted model.
-GONE = 20
+#: Seconds that KServe may take to remove its finalizer from a deleted model, and a Gateway's controller to take a route.
+GONE, ROUTED = 20, 10
 
 
 @dataclass(frozen=True)
@@ -387,8 +388,13 @@ def _roll(cluster: Cluster, service: Object, former: Object | None, timeout: flo
     except NotReadyError as error:
         text = f"{annotations_of(service).get(MODEL, name)} version {version} {error}"
         raise Error(f"{text}; {_restore(cluster, service, former, say)}") from None
+    end = time.monotonic() + ROUTED
+    while _unreachable(cluster, name) and time.monotonic() < end:
+        time.sleep(0.5)
     endpoint = _endpoint(cluster, service, ready=True)
     _tag(annotations_of(service), f"{cluster.namespace}/{name}", say)
+    if endpoint.reason:
+        say(f"warning: {endpoint.reason}")
     say(f"{endpoint.model or name} version {version} serves at {endpoint.url} after {time.monotonic() - start:.0f} s")
     return endpoint
 
@@ -518,9 +524,11 @@ def _served(cluster: Cluster, name: str, *, own: bool = True) -> Object:
 def _endpoint(cluster: Cluster, service: Object, *, ready: bool = False) -> Endpoint:
     name, annotations = service["metadata"]["name"], annotations_of(service)
     reason = ""
-    if not (ready := ready or is_true(service, "Ready")):
+    if not ready and not (ready := is_true(service, "Ready")):
         found = _reason(cluster, service, _pods(cluster, name), {})
         reason = _one_line(str(found)) if found else "it is being made"
+    elif reason := _unreachable(cluster, name):
+        ready = False
     base = platform.find("PUBLIC_URL") if platform.in_cluster() else platform.find("GATEWAY_URL")
     address = f"{base.rstrip('/')}/models/{cluster.namespace}/{name}"
     if not platform.find("GATEWAY_NAME") and platform.find("MODEL_SERVICE_ACCOUNT"):  # a release without a gateway
@@ -528,6 +536,17 @@ def _endpoint(cluster: Cluster, service: Object, *, ready: bool = False) -> Endp
     url = f"{address}/v1/models/{name}:predict"
     model, version = annotations.get(MODEL, ""), annotations.get(VERSION, "")
     return Endpoint(name, cluster.namespace, model, version, ready, reason, url)
+
+
+def _unreachable(cluster: Cluster, name: str) -> str:
+    """Why the route of an endpoint leads nowhere; empty if it does not, or if this account may not look."""
+    if not platform.find("GATEWAY_NAME"):
+        return ""
+    try:
+        route = cluster.get("HTTPRoute", name)
+    except RefusedError:
+        return ""
+    return unrouted(route) if route and owned(route) else ""
 
 
 def _pods(cluster: Cluster, name: str) -> list[Object]:

@@ -2,29 +2,25 @@
 
 # no `from __future__ import annotations`: the SDK reads the steps' types as they stand
 
-import datetime
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from kfp import dsl
 
 from support import helm, store
+from support.certificates import pem, signed
 from support.k8s import Cluster
 from support.kubeflow import BUCKET, Kubeflow, Run, step
 
 pytestmark = [pytest.mark.disruptive, pytest.mark.timeout(600)]
 
-SECRET = "e2e-private-ca"
+AUTHORITY = "e2e-private-ca"
 TOLERATION = {"key": "e2e", "operator": "Equal", "value": "runs", "effect": "NoSchedule"}
 VALUES: dict[str, Any] = {
-    "global": {"caCertificate": {"existingSecret": SECRET}},
+    "global": {"caCertificate": {"existingConfigMap": AUTHORITY, "existingSecret": "", "key": "cabundle.crt"}},
     "pipelines": {
         # it is never asked: the runs here stay inside the cluster
         "proxy": {"https": "http://proxy.invalid:3128", "noProxy": "example.org"},
@@ -67,42 +63,6 @@ def values_pipeline(certificate: str, key: str) -> None:
     look(certificate=certificate, key=key)
 
 
-def signed(name: str, by: tuple[x509.Certificate, Any] | None = None) -> tuple[x509.Certificate, Any]:
-    """A certificate of a day and its key: an authority's own, or a server's that `by` signed."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(by[0].subject if by else subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.BasicConstraints(ca=by is None, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key((by[1] if by else key).public_key()), critical=False
-        )
-        .add_extension(
-            x509.KeyUsage(True, False, False, False, False, by is None, by is None, False, False), critical=True
-        )
-        .sign(by[1] if by else key, hashes.SHA256())
-    )
-    return certificate, key
-
-
-def pem(thing: Any) -> str:
-    """A certificate or a key as text."""
-    if isinstance(thing, x509.Certificate):
-        return thing.public_bytes(serialization.Encoding.PEM).decode()
-    return thing.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    ).decode()
-
-
 @dataclass(frozen=True)
 class Seen:
     """Two runs of the same thing under the values above."""
@@ -120,8 +80,8 @@ def seen(cluster: Cluster, kubeflow: Kubeflow) -> Iterator[Seen]:
     """The runs; afterwards the release is as it was."""
     authority = signed("e2e authority")
     certificate, key = signed("localhost", by=authority)
-    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": SECRET}}
-    cluster.apply({**secret, "stringData": {"ca.crt": pem(authority[0])}})
+    config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": AUTHORITY}}
+    cluster.apply({**config, "data": {"cabundle.crt": pem(authority[0])}})
     before = helm.revision()
     helm.upgrade(VALUES)
     try:
@@ -134,11 +94,20 @@ def seen(cluster: Cluster, kubeflow: Kubeflow) -> Iterator[Seen]:
         yield Seen(first, second, pods, json.loads(first.step().outputs["Output"]))
     finally:
         helm.rollback(before)
-        cluster.delete("v1", "Secret", SECRET)
+        # KServe's copy, for models
+        for name in (AUTHORITY, "global-ca-bundle"):
+            cluster.delete("v1", "ConfigMap", name)
 
 
 def test_steps_trust_the_private_authority(seen: Seen) -> None:
     assert seen.told["answer"] == 200
+
+
+def test_what_archives_logs_trusts_the_private_authority(seen: Seen) -> None:
+    for pod in seen.pods:
+        (wait,) = (container for container in pod["spec"]["containers"] if container["name"] == "wait")
+        assert "/etc/ssl/iml4e" in [mount["mountPath"] for mount in wait["volumeMounts"]]
+        assert {"name": "SSL_CERT_FILE", "value": "/etc/ssl/iml4e/ca.crt"} in wait["env"]
 
 
 def test_steps_have_the_proxy_and_keep_off_it_inside_the_cluster(seen: Seen) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from support.helm import HelmError, render
-from support.objects import find, of_kind, pod_template
+from support.objects import Object, find, of_kind, pod_template
 from support.parts import PARTS
+from support.wiring import dangling
 
 
 def test_laptop_gets_a_fixed_node_port() -> None:
@@ -54,11 +55,88 @@ def test_tls_without_a_certificate_is_refused_with_a_sentence() -> None:
         render("laptop", {"gateway": {"tls": {"enabled": True}}})
 
 
-def test_tls_opens_a_second_listener() -> None:
-    objects = render("laptop", {"gateway": {"tls": {"enabled": True, "secretName": "gateway"}}})
-    listeners = find(objects, "Gateway", "iml4e-gateway")["spec"]["listeners"]
-    assert [listener["protocol"] for listener in listeners] == ["HTTP", "HTTPS"]
-    assert {port["port"] for port in find(objects, "Service", "iml4e-gateway")["spec"]["ports"]} == {80, 443}
+def with_tls(url: str = "https://ml.example.com") -> tuple[Object, ...]:
+    """The release behind TLS, under an address."""
+    return render(
+        "laptop", {"global": {"publicUrl": url}, "gateway": {"tls": {"enabled": True, "secretName": "gateway"}}}
+    )
+
+
+def target(objects: tuple[Object, ...], service: str, port: int) -> int:
+    """Port of the gateway's pod that a Service leads to."""
+    ports = {each["port"]: each["targetPort"] for each in find(objects, "Service", service)["spec"]["ports"]}
+    pod = pod_template(find(objects, "Deployment", "iml4e-gateway"))["spec"]["containers"][0]
+    return next(each["containerPort"] for each in pod["ports"] if each["name"] == ports[port])
+
+
+def test_with_tls_no_route_of_anybody_is_served_on_port_80() -> None:
+    """Routes of models name the Gateway and no listener, so they are on each of its listeners: port 80 belongs to another."""
+    objects = with_tls()
+    listeners = {
+        each["port"]: each["protocol"] for each in find(objects, "Gateway", "iml4e-gateway")["spec"]["listeners"]
+    }
+    assert listeners == {8080: "HTTP", 8443: "HTTPS"}
+    assert target(objects, "iml4e-gateway", 443) == 8443
+    assert target(objects, "iml4e-gateway-internal", 80) == 8080, "pods of the cluster go on by http"
+    (redirecting,) = find(objects, "Gateway", "iml4e-gateway-redirect")["spec"]["listeners"]
+    assert redirecting["port"] == target(objects, "iml4e-gateway", 80) == 8000
+    assert redirecting["allowedRoutes"]["namespaces"]["from"] == "Same"
+    there = [
+        route["metadata"]["name"]
+        for route in of_kind(objects, "HTTPRoute")
+        if {"name": "iml4e-gateway-redirect"} in route["spec"]["parentRefs"]
+    ]
+    assert there == ["iml4e-gateway-redirect"]
+
+
+def test_without_tls_both_services_lead_to_the_same() -> None:
+    objects = render("laptop")
+    assert target(objects, "iml4e-gateway", 80) == target(objects, "iml4e-gateway-internal", 80) == 8000
+    assert [gateway["metadata"]["name"] for gateway in of_kind(objects, "Gateway")] == ["iml4e-gateway"]
+
+
+@pytest.mark.parametrize(
+    ("url", "port"),
+    [
+        ("https://ml.example.com", 443),
+        ("https://10.0.0.5", 443),
+        ("https://localhost:30443", 30443),
+        ("https://[fd00::1]", 443),
+        ("https://[fd00::1]:8443", 8443),
+        ("https://ml.example.com:8443/tools", 8443),
+    ],
+)
+def test_redirects_go_to_the_port_that_people_use(url: str, port: int) -> None:
+    """Not to the pod's own 8443, and by a status that keeps method and body."""
+    (rule,) = find(with_tls(url), "HTTPRoute", "iml4e-gateway-redirect")["spec"]["rules"]
+    assert rule["matches"] == [{"path": {"type": "PathPrefix", "value": "/"}}]
+    (redirect,) = (each["requestRedirect"] for each in rule["filters"])
+    assert redirect == {"scheme": "https", "port": port, "statusCode": 308}
+
+
+def test_readiness_is_not_asked_where_everything_is_redirected() -> None:
+    """A redirect would pass for health."""
+    pod = pod_template(find(with_tls(), "Deployment", "iml4e-gateway"))["spec"]["containers"][0]
+    assert pod["readinessProbe"]["httpGet"]["port"] == "internal"
+
+
+def test_only_pods_of_the_cluster_may_leave_tls_out() -> None:
+    rules = find(with_tls(), "NetworkPolicy", "iml4e-gateway")["spec"]["ingress"]
+    everybody = [port["port"] for rule in rules if "from" not in rule for port in rule["ports"]]
+    assert everybody == ["web", "websecure"]
+    assert {"from": [{"namespaceSelector": {}}], "ports": [{"port": "internal"}]} in rules
+    assert find(with_tls(), "Service", "iml4e-gateway-internal")["spec"]["type"] == "ClusterIP"
+
+
+def test_steps_call_the_gateway_by_http() -> None:
+    data = find(with_tls(), "ConfigMap", "iml4e-runner")["data"]
+    assert data["GATEWAY_URL"] == "http://iml4e-gateway-internal.iml4e.svc"
+    assert data["KF_PIPELINES_ENDPOINT"] == "http://iml4e-gateway-internal.iml4e.svc/pipeline"
+    assert data["PUBLIC_URL"] == "https://ml.example.com"
+
+
+def test_every_reference_leads_somewhere_with_tls() -> None:
+    assert dangling(with_tls()) == []
 
 
 def test_pods_of_a_larger_gateway_do_not_go_all_at_once() -> None:

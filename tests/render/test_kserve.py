@@ -147,15 +147,26 @@ def test_beside_another_kserve_only_what_models_need_is_installed() -> None:
     assert annotations["serving.kserve.io/s3-endpoint"] == "iml4e-minio.iml4e.svc:9000"
 
 
-def test_a_private_authority_reaches_extra_packages() -> None:
-    spec = runtime({"global": {"caCertificate": {"existingSecret": "company-ca", "key": "root.pem"}}})["spec"]
-    (volume,) = [volume["secret"] for volume in spec["volumes"] if "secret" in volume]
-    assert volume["secretName"] == "company-ca"
-    assert volume["items"] == [{"key": "root.pem", "path": "ca.crt"}]
+@pytest.mark.parametrize(
+    ("source", "controller", "name"),
+    [("existingSecret", True, "company-ca"), ("existingConfigMap", False, "company-ca"),
+     # the controller copies it into the namespaces of models under this name
+     ("existingConfigMap", True, "global-ca-bundle")],
+)  # fmt: skip
+def test_a_private_authority_reaches_models(source: str, controller: bool, name: str) -> None:
+    trusted = {source: "company-ca", "key": "cabundle.crt"}
+    kserve = {"controller": {"enabled": controller}}
+    objects = render("default", {"global": {"caCertificate": trusted}, "kserve": kserve})
+    (spec,) = [thing["spec"] for thing in serving_runtimes(objects)]
+    (volume,) = [volume for volume in spec["volumes"] if volume["name"] == "ca-certificate"]
+    found = volume.get("secret") or volume["configMap"]
+    assert found.get("secretName", found.get("name")) == name
+    assert found["items"] == [{"key": "cabundle.crt", "path": "ca.crt"}]
+    assert found["optional"]
     (container,) = spec["containers"]
-    (mount,) = [mount for mount in container["volumeMounts"] if mount["name"] == "ca"]
+    (mount,) = [mount for mount in container["volumeMounts"] if mount["name"] == "ca-certificate"]
     variables = {variable["name"]: variable.get("value") for variable in container["env"]}
-    assert variables["PIP_CERT"] == f"{mount['mountPath']}/ca.crt"
+    assert variables["CA_FILE"] == f"{mount['mountPath']}/ca.crt"
 
 
 def test_webhooks_trust_the_certificate_that_they_are_given() -> None:

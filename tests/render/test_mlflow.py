@@ -43,7 +43,7 @@ def allowed(host: str, values: dict[str, Any] | None = None) -> bool:
 
 
 def test_names_inside_the_cluster_are_allowed() -> None:
-    for name in ("iml4e-mlflow", "iml4e-gateway"):
+    for name in ("iml4e-mlflow", "iml4e-gateway", "iml4e-gateway-internal"):
         for host in (name, f"{name}.iml4e", f"{name}.iml4e.svc", f"{name}.iml4e.svc.cluster.local"):
             assert allowed(host)
             assert allowed(f"{host}:5000")

@@ -303,23 +303,6 @@ def test_proxies_are_not_asked_for_the_cluster() -> None:
     assert direct >= {".svc", ".svc.cluster.local", "ml-pipeline", "$(KUBERNETES_SERVICE_HOST)", "s3.example.com"}
 
 
-def test_a_private_authority_is_trusted_by_servers_and_steps() -> None:
-    objects = platform(caCertificate={"existingSecret": "company-ca", "key": "root.pem"})
-    assert "/etc/ssl/iml4e" in environment(objects, "iml4e-pipelines")["SSL_CERT_DIR"]
-    spec = yaml.safe_load(controller_config(objects)["workflowDefaults"]["spec"]["podSpecPatch"])
-    (main,), (volume,) = spec["containers"], spec["volumes"]
-    assert volume["secret"] == {"secretName": "company-ca", "items": [{"key": "root.pem", "path": "ca.crt"}]}
-    assert main["volumeMounts"][0]["name"] == volume["name"]
-    file = f"{main['volumeMounts'][0]['mountPath']}/ca.crt"
-    trusted = {variable["name"]: variable["value"] for variable in main["env"]}
-    assert trusted == dict.fromkeys(("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE"), file)
-    assert controller_config(objects)["artifactRepository"]["s3"]["caSecret"] == {
-        "name": "company-ca",
-        "key": "root.pem",
-    }
-    assert environment(objects, "iml4e-pipelines-ui")["NODE_EXTRA_CA_CERTS"]
-
-
 def test_a_default_for_workspaces_needs_a_storage_class() -> None:
     """Without one the API server does not start."""
     assert "workspace" not in server_config(platform(storageClass=""))
@@ -387,7 +370,7 @@ def test_steps_are_told_where_it_is_if_it_is_there(values: Object, told: bool) -
     addresses = {name: value for name, value in data.items() if name.startswith("KF_PIPELINES_")}
     assert addresses == (
         {
-            "KF_PIPELINES_ENDPOINT": "http://iml4e-gateway.iml4e.svc/pipeline",
+            "KF_PIPELINES_ENDPOINT": "http://iml4e-gateway-internal.iml4e.svc/pipeline",
             "KF_PIPELINES_UI_ENDPOINT": "http://localhost:30080/pipeline",
             "KF_PIPELINES_NAMESPACE": "iml4e",
         }

@@ -30,11 +30,26 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a route without a gateway": (
         {"gateway": {"enabled": False}},
-        "gateway is off, but mlflow wants a route through it: set mlflow.route.enabled=false.",
+        "gateway is off, but mlflow wants a route through it: name your own Gateway in global.gateway, or set mlflow.route.",
+    ),
+    "another Gateway without its address": (
+        {"gateway": {"enabled": False}, "global": {"gateway": {"name": "shared", "namespace": "infra"}}},
+        "gateway is off, but global.gateway.url still points to it: set global.gateway.url to",
+    ),
+    "another Gateway at the address of the one that is off": (
+        {
+            "gateway": {"enabled": False},
+            "global": {"gateway": {"name": "shared", "url": "http://iml4e-gateway.iml4e.svc.cluster.local:80"}},
+        },
+        "gateway is off, but global.gateway.url still points to it: set global.gateway.url to",
+    ),
+    "TLS under an address without it": (
+        {"gateway": {"tls": {"enabled": True, "secretName": "gateway"}}},
+        "gateway.tls.enabled makes http a redirect to https, but global.publicUrl is http://localhost:30080: set",
     ),
     "tracking without a tracker": (
         {"mlflow": {"enabled": False}},
-        "mlflow is off, but pipelines tracks its runs there: set pipelines.mlflow.enabled=false, or",
+        "mlflow is off, but pipelines tracks its runs there: set pipelines.mlflow.enabled=false, or global.mlflow.url",
     ),
     "retention of nothing": (
         {"pipelines": {"retention": {"enabled": True, "olderThan": "", "archivedOlderThan": ""}}},
@@ -47,6 +62,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "runs without a key for a store that wants one": (
         {"pipelines": {"s3": {"existingSecret": ""}}},
         "pipelines.s3.existingSecret is empty, so pods get their rights from the cloud, which",
+    ),
+    "authorities under a key that KServe does not read": (
+        {"global": {"caCertificate": {"existingConfigMap": "company-ca"}}},
+        "KServe reads certificate authorities from the key cabundle.crt of a ConfigMap alone: name the key so in ConfigMap",
+    ),
+    "authorities in two places": (
+        {"global": {"caCertificate": {"existingConfigMap": "one", "existingSecret": "other"}}},
+        "global.caCertificate names a Secret and a ConfigMap: empty existingSecret or existingConfigMap,",
     ),
     "a webhook without its Secret": (
         {"kserve": {"webhook": {"certificate": CERTIFICATE}}},

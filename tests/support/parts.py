@@ -49,7 +49,7 @@ PARTS = (
     Part(
         "gateway",
         {"gateway": "Deployment"},
-        services={f"{RELEASE}-gateway": (80,)},
+        services={f"{RELEASE}-gateway": (80,), f"{RELEASE}-gateway-internal": (80,)},
         metrics=(8082, "/metrics"),
     ),
     Part(

@@ -14,9 +14,9 @@ from iml4e import Error, platform
 CONFIG = {
     "RELEASE": "iml4e",
     "MLFLOW_TRACKING_URI": "http://iml4e-mlflow.iml4e.svc:5000/mlflow",
-    "KF_PIPELINES_ENDPOINT": "http://iml4e-gateway.iml4e.svc/pipeline",
+    "KF_PIPELINES_ENDPOINT": "http://iml4e-gateway-internal.iml4e.svc/pipeline",
     "PUBLIC_URL": "http://ml.example.com",
-    "GATEWAY_URL": "http://iml4e-gateway.iml4e.svc",
+    "GATEWAY_URL": "http://iml4e-gateway-internal.iml4e.svc",
     "S3_DATASETS_BUCKET": "datasets",
 }
 
@@ -86,6 +86,18 @@ def test_a_kubeconfig_tells_all_with_addresses_that_answer_here(
     assert platform.settings()["S3_DATASETS_BUCKET"] == "datasets"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://another")
     assert platform.get("MLFLOW_TRACKING_URI") == platform.settings()["MLFLOW_TRACKING_URI"] == "http://another"
+
+
+@pytest.mark.parametrize("tracking", ["", "https://tracking.example.com/mlflow"])
+def test_an_mlflow_of_somebody_else_keeps_its_address(
+    cluster: Callable[[int, dict[str, str]], None], monkeypatch: pytest.MonkeyPatch, tracking: str
+) -> None:
+    """It is not behind the gateway, nor is the gateway where it is."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking)
+    cluster(200, {**CONFIG, "MLFLOW_TRACKING_URI": "https://tracking.example.com/mlflow"})
+    assert platform.get("MLFLOW_TRACKING_URI") == "https://tracking.example.com/mlflow"
+    assert platform.get("GATEWAY_URL") == "http://ml.example.com"
+    assert platform.get("KF_PIPELINES_ENDPOINT") == "http://ml.example.com/pipeline"
 
 
 def test_a_part_that_is_off_has_no_address(cluster: Callable[[int, dict[str, str]], None]) -> None:

@@ -303,3 +303,52 @@ def test_people_without_kubectl_deploy_by_a_pipeline(monkeypatch: pytest.MonkeyP
     compiled = (tmp_path / "pipeline.yaml").read_text()
     assert "image: example.org/runtime:1" in compiled
     assert len(compiled) < 120_000
+
+
+def route(*conditions: tuple[str, str, str], namespace: str | None = "infra", name: str = "shared") -> dict[str, Any]:
+    """A model's route to the Gateway infra/shared, with what Traefik 3.7 said of a Gateway: type, status, reason."""
+    said = [{"type": kind, "status": status, "reason": reason, "message": ""} for kind, status, reason in conditions]
+    where = {"name": name} | ({"namespace": namespace} if namespace else {})
+    return {
+        "metadata": {"name": "fraud", "namespace": "team"},
+        "spec": {"parentRefs": [{"name": "shared", "namespace": "infra"}]},
+        "status": {"parents": [{"parentRef": where, "conditions": said}]} if said else {},
+    }
+
+
+ACCEPTED, REFUSED = ("Accepted", "True", "Accepted"), ("Accepted", "False", "NotAllowedByListeners")
+RESOLVED = ("ResolvedRefs", "True", "ResolvedRefs")
+
+
+def test_a_route_that_its_gateway_accepts_is_fine() -> None:
+    assert manifests.unrouted(route(ACCEPTED, RESOLVED)) == ""
+
+
+def test_a_route_that_its_gateway_refuses_says_what_the_gateway_must_allow() -> None:
+    assert manifests.unrouted(route(REFUSED, RESOLVED)) == (
+        "Gateway shared in namespace infra does not accept its route (NotAllowedByListeners): "
+        "its listeners must allow routes from namespace team"
+    )
+
+
+@pytest.mark.parametrize("lost", [route(), route(ACCEPTED, name="former"), route(ACCEPTED, namespace=None)])
+def test_a_route_that_nobody_has_taken_says_that_the_gateway_is_missing(lost: dict[str, Any]) -> None:
+    """No status at all, or only that of a former Gateway; without a namespace that is the route's own."""
+    assert manifests.unrouted(lost).startswith("no controller has taken its route to Gateway shared in namespace infra")
+
+
+def test_a_route_that_names_no_namespace_means_its_own() -> None:
+    own = route(ACCEPTED, namespace=None)
+    own["spec"]["parentRefs"] = [{"name": "shared"}]
+    assert manifests.unrouted(own) == ""
+
+
+def test_the_route_of_a_model_names_the_gateway_and_its_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
+    for key, value in {"S3_DATASETS_BUCKET": "x", "GATEWAY_NAME": "shared", "GATEWAY_NAMESPACE": "infra"}.items():
+        monkeypatch.setenv(key, value)
+    service = {
+        "apiVersion": "v1beta1",
+        "kind": "InferenceService",
+        "metadata": {"name": "m", "namespace": "team", "uid": "1"},
+    }
+    assert manifests.http_route(service)["spec"]["parentRefs"] == [{"name": "shared", "namespace": "infra"}]

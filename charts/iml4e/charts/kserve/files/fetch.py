@@ -1,11 +1,13 @@
 """Fetches models from S3: `fetch.py URI FOLDER [URI FOLDER …]`, KServe's init container, in any image that has boto3.
 
 An address names one folder, with or without a slash at its end, never its neighbours; or a single object. Address of the
-store, region and keys are in the environment (AWS_…). Exit codes: 1 the store cannot be read, 2 wrong call, 3 there is
+store, region and keys are in the environment (AWS_…), and the certificate authorities that it trusts: AWS_CA_BUNDLE, or a
+ConfigMap that KServe mounts (global.caCertificate.existingConfigMap). Exit codes: 1 the store cannot be read, 2 wrong call, 3 there is
 nothing at that address: starting again would not help.
 """
 
 import os
+import re
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +21,10 @@ from botocore.exceptions import BotoCoreError, ClientError
 THREADS = 8
 #: Seconds between two lines about a long download.
 EVERY = 10.0
+#: What OpenSSL and urllib3 say of certificates.
+UNTRUSTED = re.compile(
+    r"certificate verify failed: (.+?) \(_ssl|hostname .+ doesn't match .+|no certificate or crl found"
+)
 
 
 class Failed(Exception):
@@ -27,6 +33,15 @@ class Failed(Exception):
     def __init__(self, sentence: str, code: int = 1) -> None:
         super().__init__(sentence)
         self.code = code
+
+
+def authorities() -> str | bool | None:
+    """What boto3 checks the store's certificate with: a file, False for no check, None for what it does by itself."""
+    if os.environ.get("S3_VERIFY_SSL", "1").lower() in ("0", "false"):
+        return False
+    if os.environ.get("CA_BUNDLE_CONFIGMAP_NAME") and not os.environ.get("AWS_CA_BUNDLE"):
+        return os.path.join(os.environ["CA_BUNDLE_VOLUME_MOUNT_POINT"], "cabundle.crt")
+    return None
 
 
 def listing(s3: object, bucket: str, key: str) -> dict[str, int]:
@@ -55,12 +70,11 @@ def fetch(uri: str, target: Path) -> None:
     if scheme != "s3" or not bucket:
         raise Failed(f"{uri} is no address like s3://BUCKET/FOLDER", 2)
     key = key.lstrip("/")
-    verify = None if os.environ.get("S3_VERIFY_SSL", "1").lower() not in ("0", "false") else False
     endpoint = os.environ.get("AWS_ENDPOINT_URL") or None
     style = {"addressing_style": "path"} if endpoint else {}
     config = Config(max_pool_connections=THREADS, s3=style)
     try:
-        s3 = boto3.client("s3", endpoint_url=endpoint, verify=verify, config=config)
+        s3 = boto3.client("s3", endpoint_url=endpoint, verify=authorities(), config=config)
         found = listing(s3, bucket, key)
         if not found:
             raise Failed(f"there is nothing at {uri}: storageUri must name the folder of a model", 3)
@@ -90,6 +104,11 @@ def fetch(uri: str, target: Path) -> None:
         gone = code in ("NoSuchBucket", "NoSuchKey")
         raise Failed(f"{uri} cannot be read: {reason} ({code})", 3 if gone else 1) from None
     except (BotoCoreError, Boto3Error, ValueError) as error:  # ValueError: an endpoint that is no URL
+        if found := UNTRUSTED.search(str(error)):
+            raise Failed(
+                f"{uri} cannot be read: the certificate of {endpoint or 'AWS'} is not trusted: {found[1] or found[0]}. Renew it, or name its "
+                "authority in global.caCertificate.existingConfigMap (docs/install.md, A private certificate authority)"
+            ) from None
         raise Failed(f"{uri} cannot be read from {endpoint or 'AWS'}: {error}") from None
     except OSError as error:
         raise Failed(f"{uri} cannot be stored in {target}: {error.strerror or error}") from None

@@ -25,3 +25,22 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- define "mariadb.image" -}}
 {{ .global.imageRegistry | default .image.registry }}/{{ .image.repository }}:{{ .image.tag }}{{ with .image.digest }}@{{ . }}{{ end }}
 {{- end }}
+
+{{- /* Volume with the certificate authorities as ca.crt; nothing where there are none. It takes global.caCertificate */}}
+{{- define "mariadb.caVolume" -}}
+{{- if and .existingSecret .existingConfigMap }}
+{{- fail "global.caCertificate names a Secret and a ConfigMap: empty existingSecret or existingConfigMap, one holds all authorities." }}
+{{- end }}
+{{- $items := printf "[{key: %q, path: ca.crt}]" .key }}
+{{- if .existingSecret -}}
+- name: ca-certificate
+  secret:
+    secretName: {{ .existingSecret | quote }}
+    items: {{ $items }}
+{{- else if .existingConfigMap -}}
+- name: ca-certificate
+  configMap:
+    name: {{ .existingConfigMap | quote }}
+    items: {{ $items }}
+{{- end }}
+{{- end }}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import urllib.parse
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
@@ -43,6 +44,10 @@ STALL = 60
 """Seconds that a client may stay silent while it sends an artifact."""
 CHUNK = 256 * 2**10
 """Bytes of a download that are in memory."""
+UNTRUSTED = re.compile(
+    r"certificate verify failed: (.+?) \(_ssl|hostname .+ doesn't match .+|no certificate or crl found"
+)
+"""What OpenSSL and urllib3 say of certificates, which does not pass by itself."""
 
 
 def error(status: int, code: str, message: str) -> JSONResponse:
@@ -52,6 +57,13 @@ def error(status: int, code: str, message: str) -> JSONResponse:
 
 def store_error(failure: ClientError | BotoCoreError, path: str) -> Response:
     """What the S3 store refused, as an answer: only what may pass by itself has a status that clients try again."""
+    if found := UNTRUSTED.search(str(failure)):
+        message = (
+            f"The certificate of the artifact store is not trusted: {found[1] or found[0]}. Ask the administrator to renew it, or to name "
+            "its authority in global.caCertificate."
+        )
+        log.error("%s", message)
+        return error(501, "INTERNAL_ERROR", message)
     if not isinstance(failure, ClientError):
         log.error("the S3 store does not answer: %s", failure)
         return error(503, "TEMPORARILY_UNAVAILABLE", f"The artifact store does not answer: {failure}")

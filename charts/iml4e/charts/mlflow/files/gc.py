@@ -46,6 +46,14 @@ def size(count: float) -> str:
     return f"{count:.1f} GB"
 
 
+def why(error: Exception) -> str:
+    """What an exception says, in a line."""
+    reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+    if "certificate verify failed" in reason:
+        reason += " (global.caCertificate names the authorities that are trusted)"
+    return reason
+
+
 @dataclass
 class Bucket:
     """MLflow's artifacts in the bucket."""
@@ -213,7 +221,7 @@ class Collector:
             if not self.bucket.dry_run:
                 forget()
         except (BotoCoreError, ClientError, MlflowException, OSError, SQLAlchemyError) as error:
-            reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+            reason = why(error)
             say(f"{kind} {name} cannot be deleted: {reason}")
             self.failures += 1
             if self.failures >= GIVE_UP:
@@ -248,7 +256,7 @@ def main() -> None:
         database = engine.connect()
     except SQLAlchemyError as error:
         where = engine.url.render_as_string(hide_password=True)
-        sys.exit(f"gc: {where} did not let us in: {getattr(error, 'orig', None) or error}. Nothing was deleted.")
+        sys.exit(f"gc: {where} did not let us in: {why(error)}. Nothing was deleted.")
     with database:
         # the lock goes with the connection, also when this pod is killed
         if database.execute(text("SELECT GET_LOCK(CONCAT(DATABASE(), '.gc'), 0)")).scalar() != 1:

@@ -39,6 +39,8 @@ def connect(uri: str) -> Connection:
             return engine.connect()
         except SQLAlchemyError as error:
             reason = str(getattr(error, "orig", None) or error)
+            if "certificate verify failed" in reason:
+                reason += " (global.caCertificate names the authorities that are trusted)"
         if time.monotonic() > give_up:
             sys.exit(
                 f"migrate: {where} did not let us in within {PATIENCE} s: {reason}. "

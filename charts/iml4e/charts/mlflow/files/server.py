@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from artifacts import Artifacts
+from artifacts import Artifacts, store_error
+from botocore.exceptions import BotoCoreError, ClientError
+from flask import Response, request
 from middleware import Again, Bodies, Histories, Pages, SameOrigin
+from mlflow.server import app as flask_app
 from mlflow.server import fastapi_app, fastapi_security
+
+
+def of_handlers(failure: BotoCoreError | ClientError) -> Response:
+    """What the S3 store told MLflow's own handlers, which list and delete artifacts: otherwise a page without a reason."""
+    answer = store_error(failure, request.path)
+    return Response(answer.body, answer.status_code, mimetype="application/json")
 
 
 def create() -> Any:
@@ -27,6 +36,8 @@ def create() -> Any:
     ]
     mount = app.router.routes[-1]
     mount.app = Artifacts(mount.app).router()
+    for kind in (BotoCoreError, ClientError):
+        flask_app.register_error_handler(kind, of_handlers)
     for middleware in (Again, Pages, Histories, Bodies, SameOrigin):
         app.add_middleware(middleware)
     return app

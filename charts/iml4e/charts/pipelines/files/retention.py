@@ -55,7 +55,10 @@ def size(count: float) -> str:
 
 def reason(error: Exception) -> str:
     """What an exception says, in a line."""
-    return str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+    said = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+    if "certificate verify failed" in said:
+        said += " (global.caCertificate names the authorities that are trusted)"
+    return said
 
 
 def age(setting: str) -> float | None:

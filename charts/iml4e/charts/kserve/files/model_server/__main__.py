@@ -61,6 +61,14 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
+def trust() -> None:
+    """Trust the certificate authorities of the release in pip and in the model's own code, where the namespace has them."""
+    authorities = os.environ.get("CA_FILE", "")
+    if Path(authorities).is_file():
+        for name in ("PIP_CERT", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "AWS_CA_BUNDLE"):
+            os.environ.setdefault(name, authorities)
+
+
 def install(packages: list[str]) -> str:
     """Install packages that the image lacks beside those that it has; return what went wrong, or an empty string."""
     done = PACKAGES / ".done"
@@ -167,6 +175,7 @@ def supervise(args: argparse.Namespace, listener: socket.socket) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Bind the port and run one worker here, or several below a supervisor."""
     args = parse(argv)
+    trust()
     if (packages := shlex.split(os.environ.get("MODEL_SERVER_PACKAGES", ""))) and (problem := install(packages)):
         print(f"model_server: {problem}", file=sys.stderr, flush=True)
         return EXIT_CANNOT_INSTALL
