@@ -1,15 +1,17 @@
-# `make` alone lists what there is. Everything runs from a fresh clone; what is built lives in IML4E_CACHE, what runs in IML4E_STATE.
+# `make` alone lists the targets. Everything runs from a fresh clone. IML4E_CACHE holds what is built, IML4E_STATE the running cluster.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
 export IML4E_STATE ?= /var/lib/iml4e
-# The cluster made here, unless KUBECONFIG names another.
+# The cluster of this machine, unless KUBECONFIG names another.
 export PATH := $(IML4E_STATE)/bin:$(PATH)
 ifneq ($(wildcard $(IML4E_STATE)/admin.conf),)
 export KUBECONFIG ?= $(IML4E_STATE)/admin.conf
 endif
+# No compiled files in the folders of the chart, whose programs bench and tests run.
+export PYTHONDONTWRITEBYTECODE := 1
 PIPELINE ?= wine
 
 .PHONY: help
@@ -18,45 +20,45 @@ help: ## List the targets
 
 ##@ The platform
 .PHONY: up down status doctor images demo
-up: ## From nothing to a running platform and a live prediction (IML4E_RUNTIME=own: in the runtime image)
+up: ## Install the platform, on a new cluster of this machine where none answers, and get a prediction (IML4E_RUNTIME=own: runtime image)
 	@scripts/up
 down: ## Remove the cluster of this machine; the cache stays
 	@scripts/down
-status: ## What runs, and where
+status: ## Show processes and pods of this machine's cluster
 	@scripts/status
 doctor: ## Check this machine; each finding comes with its cure
 	@scripts/doctor
 images: ## Build the images only
 	@scripts/images build
-demo: ## Run a reference pipeline to a live prediction (PIPELINE=wine|digits, ENGINE=local|kfp)
+demo: ## Run a reference pipeline, deploy its model, get a prediction (PIPELINE=wine|digits, ENGINE=local|kfp)
 	@scripts/demo $(PIPELINE) $(if $(ENGINE),--engine $(ENGINE))
 
 ##@ The harness
 .PHONY: setup lint render unit e2e load bench test lock
-setup: ## Python environment of the harness, as .venv
+setup: ## Install the Python environment of the harness, as .venv
 	@scripts/setup
-lint: setup ## Style of Python, YAML, shell, prose; generated files are up to date
+lint: setup ## Check style of Python, YAML, shell and prose, and that generated files are up to date
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/yamllint --strict .
 	@.venv/bin/shellcheck .ci/run images/argo/unpack charts/iml4e/charts/*/files/*.sh
 	@.venv/bin/codespell
-	@.venv/bin/python scripts/chart --check
-	@.venv/bin/python scripts/crds --check
-render: setup ## The chart without a cluster
+	@scripts/chart --check
+	@scripts/crds --check
+render: setup ## Test the chart without a cluster
 	@.venv/bin/pytest -q -n 2 tests/render
-unit: setup ## Our own Python
+unit: setup ## Test the Python code without a cluster
 	@.venv/bin/pytest -q tests/unit
-e2e: setup up ## The platform up if it is not, both pipelines, all cluster tests
+e2e: setup up ## Test the running platform; installs it first where it does not run
 	@KUBECONFIG=$${KUBECONFIG:-$(IML4E_STATE)/admin.conf} .venv/bin/pytest -q tests/e2e
-bench: setup ## Measure the model server beside others, into docs/measured.md
+bench: setup ## Compare the model server with others; writes docs/measured-model-server.md
 	@scripts/bench
-load: setup ## Ten seconds of load on the served models
+load: setup ## Put ten seconds of load on the served models
 	@.venv/bin/locust -f load/ --headless --users 16 --run-time 10s
-test: lint ## Everything: lint, platform, render, unit, e2e
+test: lint ## Run everything: lint, up, render, unit, e2e
 	@$(MAKE) up
 	@$(MAKE) render
 	@$(MAKE) unit
 	@$(MAKE) e2e
-lock: ## Pin the Python packages of images and harness anew
+lock: ## Update the pinned Python packages of images and harness
 	@scripts/setup --lock

@@ -1,4 +1,4 @@
-"""People who use the models that the reference pipelines deploy, with the data that the models were made for."""
+"""Users of the models that the reference pipelines deploy, with the data that these models were trained on."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ DIGITS = load_digits().images
 
 
 class TasterWithOneBottle(ModelUser):
-    """Asks about one wine at a time, by protocol V1."""
+    """Sends one wine in a request, by protocol V1."""
 
     model = "wine"
     weight = 3
 
     @task
     def name_the_cultivar(self) -> None:
-        """One row, one answer."""
+        """Predict one row."""
         self.predict(WINES.sample(1).to_dict("records"), "one bottle (V1)")
 
 
 class MerchantWithACrate(ModelUser):
-    """Asks about twelve wines at once, by protocol V2."""
+    """Sends twelve wines in a request, by protocol V2."""
 
     model = "wine"
     weight = 1
 
     @task
     def sort_the_crate(self) -> None:
-        """Twelve rows, twelve answers."""
+        """Predict twelve rows."""
         crate = WINES.sample(12)
         columns = [
             {"name": name, "shape": [12], "datatype": "FP64", "data": crate[name].tolist()} for name in crate.columns
@@ -42,12 +42,12 @@ class MerchantWithACrate(ModelUser):
 
 
 class PostOfficeReader(ModelUser):
-    """Reads handwritten digits, one image of 8 × 8 pixels at a time."""
+    """Sends one handwritten digit in a request, an image of 8 × 8 pixels."""
 
     model = "digits"
     weight = 1
 
     @task
     def read_a_digit(self) -> None:
-        """One image, one answer."""
+        """Predict one image."""
         self.predict([random.choice(DIGITS).ravel().tolist()], "a digit (V1)")

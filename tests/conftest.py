@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
 
 HERE = Path(__file__).parent
+
+# Programs of the chart are imported from its folders: compiled files beside them would become part of the chart.
+sys.dont_write_bytecode = True
+os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,4 +1,1 @@
-"""A real Kubernetes and the platform's images on a bare Linux machine, from package registries alone.
-
-Standard library only: this code runs before anything is installed.
-"""
+"""A real Kubernetes and the platform's images on a bare Linux machine, from package registries alone."""

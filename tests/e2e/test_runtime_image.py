@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bare import images
+from scripts.bare import images
 from support import helm, serving
 from support.k8s import Cluster
 from support.platform import Model, Traffic
@@ -24,7 +24,7 @@ def reference(
     """The runtime image, while the release uses it; models serve meanwhile."""
     if values["global"]["imageRegistry"] != images.REGISTRY:
         pytest.skip("the runtime image is in no registry of this release: `scripts/images push` puts it there")
-    runtime, before = images.BY_NAME["runtime"], helm.revision()
+    runtime, before = images.named("runtime"), helm.revision()
     if values["global"]["runtime"]["repository"] == runtime.repository:
         pytest.skip("this release uses the runtime image already")
     with Traffic(wine.base + wine.v1, {"instances": [bottle]}) as traffic:

@@ -128,7 +128,7 @@ def test_a_changed_program_replaces_the_pod() -> None:
     folder = CHART / "charts" / "mlflow" / "files"
     template = pod_template(find(render("laptop"), "Deployment", "iml4e-mlflow"))
     kept = find(render("laptop"), "ConfigMap", "iml4e-mlflow")["data"]
-    assert kept == {path.name: path.read_text() for path in folder.iterdir()}
+    assert kept == {path.name: path.read_text() for path in folder.iterdir() if path.is_file()}
     assert template["metadata"]["annotations"]["checksum/config"]
 
 

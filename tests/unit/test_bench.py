@@ -2,40 +2,26 @@
 
 from __future__ import annotations
 
-import sys
-from importlib.machinery import SourceFileLoader
-from types import ModuleType
-
 import pytest
 
-from bare.console import Failure
-from bare.paths import REPO
-
-
-@pytest.fixture(scope="module")
-def bench() -> ModuleType:
-    """The program, which has no suffix."""
-    path = str(REPO / "scripts" / "bench")
-    module = sys.modules["bench"] = ModuleType("bench")
-    module.__file__ = path
-    SourceFileLoader("bench", path).exec_module(module)
-    return module
+from scripts.common.console import Failure
+from scripts.harness import bench
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:30080/models/iml4e/wine", "http://localhost:80", "http://[::1]:80"])
-def test_this_machine_may_be_measured(bench: ModuleType, url: str) -> None:
+def test_this_machine_may_be_measured(url: str) -> None:
     assert bench.local(url) == url
 
 
 @pytest.mark.parametrize(
     "url", ["http://192.0.2.1:30080", "https://models.example.org", "http://localhost.example.org", ""]
 )
-def test_no_other_machine_is(bench: ModuleType, url: str) -> None:
+def test_no_other_machine_is(url: str) -> None:
     with pytest.raises(Failure, match="not this machine"):
         bench.local(url)
 
 
-def test_a_row_is_the_same_question_in_every_protocol(bench: ModuleType) -> None:
+def test_a_row_is_the_same_question_in_every_protocol() -> None:
     bodies = {name: protocol.body(["a", "b"], [1.5, 2.0]) for name, protocol in bench.PROTOCOLS.items()}
     assert bodies["V1"] == {"instances": [[1.5, 2.0]]}
     assert [(t["name"], t["shape"], t["data"]) for t in bodies["V2"]["inputs"]] == [
@@ -45,7 +31,7 @@ def test_a_row_is_the_same_question_in_every_protocol(bench: ModuleType) -> None
     assert bodies["invocations"]["dataframe_split"] == {"columns": ["a", "b"], "data": [[1.5, 2.0]]}
 
 
-def table(bench: ModuleType, rate: float, gateway: bool) -> list:
+def table(rate: float, gateway: bool) -> list:
     def row(name: str, protocol: str, p50: float, p99: float, rate: float) -> object:
         figures = {"p50": p50, "p99": p99, "rate": rate}
         return bench.Row(name, protocol, {1: figures, 16: figures}, {"VmRSS": 300 * 1024, "RssAnon": 200 * 1024})
@@ -65,14 +51,14 @@ def table(bench: ModuleType, rate: float, gateway: bool) -> list:
 BARE = {"VmRSS": 200 * 1024, "RssAnon": 100 * 1024}
 
 
-def test_goals_are_judged_against_the_faster_mlserver(bench: ModuleType) -> None:
-    judged = bench.judge(table(bench, 3000, gateway=True), BARE)
+def test_goals_are_judged_against_the_faster_mlserver() -> None:
+    judged = bench.judge(table(3000, gateway=True), BARE)
     assert [measured for _, measured, _ in judged] == ["10.0 ×", "0.25 ×", "0.50 ms", "0.30 ms"] * 2 + ["100 MiB"]
     assert all(met for _, _, met in judged)
 
 
-def test_a_missed_goal_and_one_that_was_not_measured_are_said(bench: ModuleType) -> None:
-    page = bench.document(table(bench, 600, gateway=False), BARE, ["today", "this machine"])
+def test_a_missed_goal_and_one_that_was_not_measured_are_said() -> None:
+    page = bench.document(table(600, gateway=False), BARE, ["today", "this machine"])
     assert "- this machine\n" in page
     assert "| model server, batching auto | V1 | 0.50 | 15.00 | 600 | 0.50 | 15.00 | 600 |  | 300 | 200 |" in page
     assert "| V1, 16 clients: requests/s at least 3 × MLServer's | 2.0 × | missed |" in page

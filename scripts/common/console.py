@@ -1,4 +1,4 @@
-"""What people see: steps with elapsed time, and failures in one sentence with the next thing to do."""
+"""Output of the scripts: steps with elapsed time, and errors in one sentence with the next step."""
 
 import fcntl
 import os
@@ -17,7 +17,7 @@ _print_lock = threading.Lock()
 
 
 class Failure(Exception):
-    """Something a person has to know: what went wrong, what to do next, and the last words of what failed."""
+    """An error for the user: what went wrong, what to do next, and the last log lines of the program that failed."""
 
     def __init__(self, what: str, cure: str = "", log: str = "") -> None:
         super().__init__(what)
@@ -33,7 +33,7 @@ def say(text: str) -> None:
 
 @contextmanager
 def step(name: str, every: float = 30.0) -> Iterator[None]:
-    """Announce a step, say every `every` seconds that it still runs, and how long it took."""
+    """Print that a step starts, every `every` seconds that it still runs, and how long it took."""
     begun = time.monotonic()
     done = threading.Event()
 
@@ -115,7 +115,7 @@ def run(
 
 
 def wait_until(ready: Callable[[], bool], what: str, seconds: float, log: Path | None = None, cure: str = "") -> None:
-    """Ask `ready` twice a second until it says yes; raise Failure with the log's last lines after `seconds`."""
+    """Call `ready` twice a second until it returns true; raise Failure with the last log lines after `seconds`."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if ready():
@@ -126,17 +126,17 @@ def wait_until(ready: Callable[[], bool], what: str, seconds: float, log: Path |
 
 
 def exclusively(body: Callable[[], None]) -> Callable[[], None]:
-    """A script's body of which one runs at a time on this machine: a second one would undo what the first has half done."""
+    """Let one script of those wrapped run at a time on this machine: a second one would undo the steps of the first."""
 
     def locked() -> None:
         try:
             CACHE.mkdir(parents=True, exist_ok=True)
             lock = (CACHE / "lock").open("a+")
         except OSError:
-            # somebody who may write nothing there learns from the checks what is missing
+            # a user without write access gets the reason from the checks of `body`
             body()
             return
-        # ends with the process, however that ends
+        # the kernel releases the lock when the process ends
         with lock as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -170,14 +170,14 @@ def main(body: Callable[[], None]) -> None:
         print("\nStopped. Nothing is lost: run the same command again to go on.", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
-        # The reader of our output has seen enough (`make status | head`).
+        # The program that reads our output has ended (`make status | head`).
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
         print(f"Error: {error.strerror}: {error.filename}" if error.filename else f"Error: {error}", file=sys.stderr)
         if error.errno == 28:
             print(
-                "Next:  free some disk space (`make doctor` says how much is wanted), then run it again.",
+                "Next:  Free some disk space (`make doctor` prints how much is needed), then run it again.",
                 file=sys.stderr,
             )
         sys.exit(1)

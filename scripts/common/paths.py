@@ -1,4 +1,4 @@
-"""Where things live. State is what `make down` removes; the cache stays."""
+"""Folders of the repository, the cache and the state. `make down` removes the state; the cache stays."""
 
 import os
 from pathlib import Path
@@ -16,3 +16,4 @@ LOG = STATE / "log"
 RUN = STATE / "run"
 PKI = STATE / "pki"
 KUBECONFIG = STATE / "admin.conf"
+CONTAINERD = RUN / "containerd.sock"

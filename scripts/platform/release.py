@@ -9,8 +9,9 @@ import subprocess
 import urllib.request
 from pathlib import Path
 
-from . import cluster, console, doctor, images
-from .paths import BIN, KUBECONFIG, REPO
+from scripts.bare import cluster, doctor, images
+from scripts.common import console
+from scripts.common.paths import BIN, KUBECONFIG, REPO
 
 RELEASE = os.environ.get("IML4E_RELEASE", "iml4e")
 NAMESPACE = os.environ.get("IML4E_NAMESPACE", "iml4e")
@@ -45,13 +46,13 @@ def foreign_cluster() -> bool:
 
 
 def _use_own_cluster() -> None:
-    """Let kubectl and helm of this process and its children speak to the cluster made here."""
+    """Point kubectl and helm of this process and its children at the cluster of this machine."""
     os.environ["KUBECONFIG"] = str(KUBECONFIG)
     os.environ["PATH"] = f"{BIN}:{os.environ['PATH']}"
 
 
 def _heal() -> None:
-    """A helm that was killed leaves its release locked: undo the half-done step."""
+    """Undo the half-done step of a helm that was killed: it leaves the release locked."""
     found = subprocess.run(["helm", "status", RELEASE, "-n", NAMESPACE, "-o", "json"], capture_output=True, text=True)
     if found.returncode:
         return
@@ -65,8 +66,8 @@ def _heal() -> None:
             console.run(["helm", "rollback", RELEASE, "-n", NAMESPACE, "--timeout", "5m"])
 
 
-def _last_words() -> str:
-    """The pods that are not ready, with their own last log lines."""
+def _unready_pods() -> str:
+    """Describe the pods that are not ready, with their last log lines."""
     command = ["kubectl", "get", "pods", "-n", NAMESPACE, "-l", "!pipeline/runid", "-o", "json"]
     found = subprocess.run(command, capture_output=True, text=True)
     if found.returncode:
@@ -87,7 +88,7 @@ def _last_words() -> str:
             if not container.get("ready") and (container["state"].get("running") or container.get("restartCount")):
                 command = ["kubectl", "logs", "-n", NAMESPACE, name, "-c", container["name"], "--tail=8"]
                 log = subprocess.run(command, capture_output=True, text=True).stdout
-                lines += [f"  {container['name']} says: {line}" for line in log.splitlines()]
+                lines += [f"  {container['name']} log: {line}" for line in log.splitlines()]
     return "\n".join(lines[-40:])
 
 
@@ -97,17 +98,21 @@ def _apply(*objects: dict) -> None:
 
 
 def _own_values() -> list[str]:
-    """What the cluster made here needs beside the profile: our own registry, its certificate authorities, its images."""
+    """Values for the cluster of this machine beside the profile: registry, parts whose images are present, certificate authorities."""
     values = ["-f", str(REPO / "values" / "bare-machine.yaml")]
-    if images.pipelines_brought():
-        values += ["--set", "pipelines.enabled=true"]
-    else:
-        console.say(f"Kubeflow Pipelines is left out: its images are not in {images.EXTRA} (docs/pipelines.md).")
+    for part, lacking in images.missing().items():
+        if not lacking:
+            values += ["--set", f"{part}.enabled=true"]
+            continue
+        console.say(
+            f"The part {part} is left out: {len(lacking)} of its images have no package to build from and are not in"
+            f" {images.EXTRA}, {lacking[0]} first (docs/install.md, 'Images without a package')."
+        )
     if os.environ.get("IML4E_RUNTIME"):
-        runtime = images.BY_NAME["runtime"]
+        runtime = images.named("runtime")
         values += ["--set", f"global.runtime.repository={runtime.repository},global.runtime.tag={runtime.tag}"]
     if images.CERTIFICATES.exists():
-        # Pods install packages and reach stores by the network of this machine, where a proxy may inspect TLS.
+        # Pods install packages and reach stores through the network of this machine, where a proxy may inspect TLS.
         metadata = {"name": "iml4e-ca", "namespace": NAMESPACE}
         data = {"ca.crt": base64.b64encode(images.CERTIFICATES.read_bytes()).decode()}
         _apply({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": data})
@@ -118,7 +123,7 @@ def _own_values() -> list[str]:
 def install(own: bool) -> None:
     """Install or upgrade the chart and wait until everything is ready."""
     profile = os.environ.get("IML4E_PROFILE", "laptop")
-    # Helm installs CRDs but never upgrades them; the namespace remembers which were applied.
+    # Helm installs CRDs but never upgrades them: an annotation of the namespace has the digest of those applied.
     crds = sorted(CHART.glob("charts/*/crds"))
     digest = hashlib.sha256(b"".join(path.read_bytes() for crd in crds for path in sorted(crd.iterdir()))).hexdigest()[
         :16
@@ -162,12 +167,12 @@ def install(own: bool) -> None:
             raise console.Failure(
                 "The chart did not become ready.",
                 f"Look at the pods: `KUBECONFIG={os.environ.get('KUBECONFIG', '')} kubectl -n {NAMESPACE} get pods`, then run `make up` again.",
-                f"{failure.log}\n{_last_words()}",
+                f"{failure.log}\n{_unready_pods()}",
             ) from failure
 
 
 def _served() -> bool:
-    """Whether the wine model of the demo is served already."""
+    """Whether the model `wine` of the demo is ready."""
     command = [
         "kubectl",
         "get",
@@ -182,16 +187,16 @@ def _served() -> bool:
 
 
 def up() -> None:
-    """From whatever there is to a running platform and a live prediction."""
+    """Make the cluster where none answers, install the platform, and get a prediction."""
     own = not foreign_cluster()
     if os.environ.get("IML4E_RUNTIME", "own") != "own":
         raise console.Failure(
-            f"IML4E_RUNTIME is {os.environ['IML4E_RUNTIME']}, which is no image.",
+            f"IML4E_RUNTIME is {os.environ['IML4E_RUNTIME']}, which names no image.",
             "Set it to own, for the runtime image of this repository, or unset it for MLflow's image.",
         )
     if os.environ.get("IML4E_RUNTIME") and not own:
         raise console.Failure(
-            "IML4E_RUNTIME=own works on the cluster that is made here; the cluster that answers cannot pull that image.",
+            "IML4E_RUNTIME=own works on the cluster of this machine only: the cluster that KUBECONFIG names cannot pull that image.",
             "Push it with `scripts/images push REGISTRY` and install with the values that it prints (docs/install.md).",
         )
     if own:
@@ -201,7 +206,7 @@ def up() -> None:
         cluster.up()
         _use_own_cluster()
     else:
-        console.say("A cluster answers: the platform goes there.")
+        console.say("A cluster answers: the platform is installed there.")
     install(own)
     if not _served():
         demo = subprocess.run([REPO / "scripts" / "demo", "wine", "--release", RELEASE, "--namespace", NAMESPACE])
@@ -216,7 +221,7 @@ def up() -> None:
 
 
 def _predict() -> None:
-    """Ask the served wine model for one prediction through the gateway."""
+    """Get one prediction from the model `wine` through the gateway."""
     url = os.environ.get("IML4E_URL", "http://127.0.0.1:30080") + f"/models/{NAMESPACE}/wine/v1/models/wine:predict"
     sample = [[13.2, 1.78, 2.14, 11.2, 100.0, 2.65, 2.76, 0.26, 1.28, 4.38, 1.05, 3.4, 1050.0]]
     request = urllib.request.Request(

@@ -1,0 +1,174 @@
+"""What the cluster changes on its host, and how `make down` undoes that: kernel settings, network, firewall, cgroups, mounts."""
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from scripts.common import console
+from scripts.common.paths import CONTAINERD, STATE
+
+from .node import BRIDGE, NODE_ADDRESS, POD_RANGE, write
+
+#: The host as it was before the first change.
+NOTE = STATE / "host.json"
+#: What the node's programs change in the kernel; `down` puts it back.
+SYSCTLS = (
+    "kernel/keys/root_maxbytes",
+    "kernel/keys/root_maxkeys",
+    "kernel/panic",
+    "kernel/panic_on_oops",
+    "net/bridge/bridge-nf-call-iptables",
+    "net/ipv4/conf/all/route_localnet",
+    "net/ipv4/ip_forward",
+    "vm/overcommit_memory",
+    "vm/panic_on_oom",
+)
+#: Folders outside the state that the kubelet makes by itself.
+FOLDERS = (Path("/var/lib/kubelet"), Path("/var/log/containers"))
+MASQUERADE = (
+    "POSTROUTING",
+    "-s",
+    POD_RANGE,
+    "!",
+    "-d",
+    "198.18.0.0/15",
+    "-m",
+    "comment",
+    "--comment",
+    "iml4e",
+    "-j",
+    "MASQUERADE",
+)
+
+
+def prepare() -> None:
+    """Note what the host looks like, then set up forwarding, the node's address and masquerading."""
+    _note()
+    if shutil.which("modprobe"):
+        subprocess.run(["modprobe", "-a", "br_netfilter", "overlay"], capture_output=True)
+    for name in ("net/ipv4/ip_forward", "net/bridge/bridge-nf-call-iptables"):
+        path = Path("/proc/sys") / name
+        if path.exists() and path.read_text().strip() != "1":
+            path.write_text("1")
+    console.run(["ip", "address", "replace", f"{NODE_ADDRESS}/32", "dev", "lo"])
+    if subprocess.run(["iptables", "-w", "-t", "nat", "-C", *MASQUERADE], capture_output=True).returncode:
+        console.run(["iptables", "-w", "-t", "nat", "-A", *MASQUERADE])
+
+
+def _note() -> None:
+    """Write the note once: a second one would hold our own changes."""
+    if NOTE.exists():
+        return
+    kernel = {}
+    for name in SYSCTLS:
+        path = Path("/proc/sys") / name
+        if path.exists():
+            kernel[name] = path.read_text().strip()
+    write(NOTE, json.dumps({"sysctls": kernel, "folders": [str(folder) for folder in FOLDERS if not folder.exists()]}))
+
+
+def kill_pods() -> None:
+    """Kill every process of every pod, then the shims; the kubelet must have ended."""
+    _kill(_in_cgroups())
+    time.sleep(1)
+    _kill(_in_cgroups())
+    _kill(_shims())
+
+
+def restore() -> None:
+    """Undo all changes; the processes of the cluster must have ended.
+
+    Raises:
+        console.Failure: a mount below the state folder is in use.
+    """
+    host = json.loads(NOTE.read_text())
+    while not subprocess.run(["iptables", "-w", "-t", "nat", "-D", *MASQUERADE], capture_output=True).returncode:
+        pass
+    _remove_firewall_chains()
+    subprocess.run(["ip", "link", "delete", BRIDGE], capture_output=True)
+    subprocess.run(["ip", "address", "delete", f"{NODE_ADDRESS}/32", "dev", "lo"], capture_output=True)
+    for mount in sorted(_mounts(), key=len, reverse=True):
+        subprocess.run(["umount", "--lazy", mount], capture_output=True)
+    for folder in _pod_cgroups():
+        for path in sorted(
+            (p for p in [folder, *folder.rglob("*")] if p.is_dir()), key=lambda p: len(p.parts), reverse=True
+        ):
+            try:
+                path.rmdir()
+            except OSError:
+                continue
+    for name, value in host["sysctls"].items():
+        path = Path("/proc/sys") / name
+        if path.exists() and path.read_text().strip() != value:
+            path.write_text(value)
+    for folder in host["folders"]:
+        shutil.rmtree(folder, ignore_errors=True)
+    if left := _mounts():
+        raise console.Failure(
+            f"{len(left)} mounts below {STATE} are still there, {left[0]} first.",
+            "End what uses them, then `make down` again.",
+        )
+
+
+def _mounts() -> list[str]:
+    """Mount points below the state folder."""
+    points = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+    return [point for point in points if point.startswith(f"{STATE}/")]
+
+
+def _pod_cgroups() -> list[Path]:
+    """The kubelet's cgroups: one on a unified hierarchy, else one for each controller."""
+    root = Path("/sys/fs/cgroup")
+    return [*root.glob("kubepods"), *root.glob("*/kubepods")]
+
+
+def _in_cgroups() -> list[int]:
+    """The processes of all pods: our kubelet's cgroups hold them and nothing else."""
+    pids = set()
+    for folder in _pod_cgroups():
+        for path in folder.rglob("cgroup.procs"):
+            try:
+                pids.update(int(pid) for pid in path.read_text().split())
+            except OSError:
+                continue
+    return sorted(pids)
+
+
+def _shims() -> list[int]:
+    """The containerd shims that belong to our socket."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if words[0].endswith(b"containerd-shim-runc-v2") and str(CONTAINERD).encode() in words:
+            found.append(int(path.parent.name))
+    return found
+
+
+def _kill(pids: list[int]) -> None:
+    for pid in pids:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+def _remove_firewall_chains() -> None:
+    """Remove the chains that the kubelet leaves; they are ours, since its port was ours."""
+    for program in ("iptables", "ip6tables"):
+        for table in ("mangle", "nat", "filter"):
+            command = [program, "-w", "-t", table]
+            listing = subprocess.run([*command, "-S"], capture_output=True, text=True).stdout.splitlines()
+            for rule in (shlex.split(line) for line in listing if line.startswith("-A") and "-j KUBE-" in line):
+                subprocess.run([*command, "-D", *rule[1:]], capture_output=True)
+            chains = [line.split()[1] for line in listing if line.startswith("-N KUBE-")]
+            for action in ("-F", "-X"):
+                for chain in chains:
+                    subprocess.run([*command, action, chain], capture_output=True)

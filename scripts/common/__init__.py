@@ -1,0 +1,1 @@
+"""What all scripts share: output and errors, paths, packages of the host."""

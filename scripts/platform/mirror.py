@@ -1,0 +1,63 @@
+"""Build the platform's images, list them for a mirror, push the runtime image.
+
+scripts/images build                            build what the cache lacks
+scripts/images list [PROFILE]                   print every image that a profile needs, for mirroring
+scripts/images push REGISTRY [--public-base]    build the runtime image and push it; with --public-base it starts from
+                                                MLflow's public image, which this machine must be able to pull
+"""
+
+import re
+import shutil
+import sys
+
+from scripts.bare import doctor, images
+from scripts.common import console
+from scripts.common.paths import BIN, REPO
+
+
+def build() -> None:
+    """Build what the cache lacks."""
+    doctor.install_packages()
+    images.build_all()
+
+
+def listing(profile: str) -> None:
+    """Print the upstream images of a profile, one a line."""
+    values = REPO / "values" / f"{profile}.yaml"
+    if not values.exists():
+        known = ", ".join(sorted(path.stem for path in values.parent.glob("*.yaml")))
+        raise console.Failure(f"There is no profile {profile}.", f"Choose one of {known}.")
+    helm = shutil.which("helm") or BIN / "helm"
+    text = console.run(
+        [helm, "template", "iml4e", REPO / "charts" / "iml4e", "-f", values],
+        cure="Install Helm, or run `make up` once.",
+    )
+    # Pods, KServe's configuration and arguments of controllers name images: a registry's host, a path, a tag.
+    found = re.findall(r"(?<![\w/.@-])((?:[a-z0-9-]+\.)+[a-z]+(?::\d+)?/[\w./-]+:[\w.-]+)", text)
+    print("\n".join(sorted(set(found))))
+
+
+def push(registry: str, public_base: bool) -> None:
+    """Push the runtime image and print the option that makes a release use it."""
+    doctor.install_packages()
+    image = images.push(registry.rstrip("/"), public_base)
+    host, _, path = registry.rstrip("/").partition("/")
+    repository = f"{path}/{image.repository}".lstrip("/")
+    print(f"--set global.runtime.registry={host},global.runtime.repository={repository},global.runtime.tag={image.tag}")
+
+
+def main() -> None:
+    """Dispatch on the first word."""
+    match sys.argv[1:]:
+        case ["build"]:
+            build()
+        case ["list"]:
+            listing("laptop")
+        case ["list", profile]:
+            listing(profile)
+        case ["push", registry]:
+            push(registry, public_base=False)
+        case ["push", registry, "--public-base"]:
+            push(registry, public_base=True)
+        case _:
+            raise console.Failure("usage: scripts/images build | list [PROFILE] | push REGISTRY [--public-base]")
