@@ -25,3 +25,5 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- define "mariadb.image" -}}
 {{ .global.imageRegistry | default .image.registry }}/{{ .image.repository }}:{{ .image.tag }}{{ with .image.digest }}@{{ . }}{{ end }}
 {{- end }}
+
+{{- define "mariadb.findings" }}{{ end }}

@@ -25,3 +25,5 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- define "prometheus.image" -}}
 {{ .global.imageRegistry | default .image.registry }}/{{ .image.repository }}:{{ .image.tag }}{{ with .image.digest }}@{{ . }}{{ end }}
 {{- end }}
+
+{{- define "prometheus.findings" }}{{ end }}

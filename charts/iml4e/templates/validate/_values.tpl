@@ -1,0 +1,89 @@
+{{- /* What only values tell. A finding is a line of text: what is wrong, and what to do. */}}
+
+{{- /* With --reuse-values Helm leaves the values of a new version out, save in the parts, which have defaults of their own. */}}
+{{- define "iml4e.findings.older" }}
+{{- $missing := list }}
+{{- range .Subcharts }}
+{{- $missing = include "iml4e.missing" (dict "path" "global" "there" .Values.global "here" $.Values.global) | splitList "\n" | concat $missing }}
+{{- end }}
+{{- with $missing | compact | uniq | sortAlpha }}
+The values lack {{ join ", " . }}: they are those of an earlier version of the chart. Upgrade with --reset-then-reuse-values instead of --reuse-values.
+{{- end }}
+{{- end }}
+
+{{- define "iml4e.missing" }}
+{{- range $key, $value := .there }}
+{{- $path := printf "%s.%s" $.path $key }}
+{{- if not (hasKey $.here $key) }}
+{{ $path }}
+{{- else if kindIs "map" $value }}
+{{- include "iml4e.missing" (dict "path" $path "there" $value "here" (index $.here $key)) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "iml4e.findings.removed" }}
+{{- range .Files.Get "files/removed.yaml" | fromYamlArray }}
+{{- $node := $.Values }}
+{{- range splitList "." .key }}
+{{- $node = and (kindIs "map" $node) (hasKey $node .) | ternary (get $node .) nil }}
+{{- end }}
+{{- if not (kindIs "invalid" $node) }}
+{{ .key }} {{ .cure }}.
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- /* Names of objects start with the release's. Services want a letter first and no dot; the longest name is CronJob
+       <release>-pipelines-retention, which may have 52 characters. */}}
+{{- define "iml4e.findings.name" }}
+{{- $longest := 32 }}
+{{- $name := .Release.Name }}
+{{- if or (not (regexMatch "^[a-z][-a-z0-9]*$" $name)) (gt (len $name) $longest) }}
+{{- $other := regexReplaceAll "^([0-9])" $name "ml-${1}" | replace "." "-" | trunc $longest | trimSuffix "-" }}
+Release name {{ $name }} cannot be used: names of Kubernetes begin with it, so it needs a letter first, no dot, and at most {{ $longest }} characters. Choose another, {{ $other }} for example.
+{{- end }}
+{{- end }}
+
+{{- /* Whether a host is a Service of this release: dict "host" "…" "service" "minio" "Release" .Release */}}
+{{- define "iml4e.isOwn" }}
+{{- $service := printf "%s-%s" .Release.Name .service }}
+{{- $inNamespace := printf "%s.%s" $service .Release.Namespace }}
+{{- if or (has .host (list $service $inNamespace (printf "%s.svc" $inNamespace))) (hasPrefix (printf "%s.svc." $inNamespace) .host) }}true{{ end }}
+{{- end }}
+
+{{- /* Parts that are off, and who still looks for them. */}}
+{{- define "iml4e.findings.wiring" }}
+{{- $on := dict }}
+{{- range .Chart.Dependencies }}{{ $_ := set $on .Name true }}{{ end }}
+{{- $s3 := tpl .Values.global.s3.endpoint . | urlParse }}
+{{- if and (not $on.minio) (or $on.mlflow $on.kserve $on.pipelines) (include "iml4e.isOwn" (dict "host" $s3.hostname "service" "minio" "Release" .Release)) }}
+minio is off, but global.s3.endpoint still points to it: set global.s3.endpoint to your own store (empty means AWS).
+{{- end }}
+{{- if and (not $on.mariadb) (or $on.mlflow $on.pipelines) (include "iml4e.isOwn" (dict "host" (tpl .Values.global.database.host .) "service" "mariadb" "Release" .Release)) }}
+mariadb is off, but global.database.host still points to it: set global.database.host to your own MySQL or MariaDB.
+{{- end }}
+{{- if and $on.pipelines (not $on.mlflow) .Values.pipelines.mlflow.enabled }}
+{{- $mlflow := tpl .Values.pipelines.mlflow.endpoint .Subcharts.pipelines | urlParse }}
+{{- if include "iml4e.isOwn" (dict "host" $mlflow.hostname "service" "mlflow" "Release" .Release) }}
+mlflow is off, but pipelines tracks its runs there: set pipelines.mlflow.enabled=false, or pipelines.mlflow.endpoint to a server of your own.
+{{- end }}
+{{- end }}
+{{- if not $on.gateway }}
+{{- if and (eq (tpl .Values.global.gateway.name .) (printf "%s-gateway" .Release.Name)) (eq (tpl .Values.global.gateway.namespace .) .Release.Namespace) }}
+{{- range .Chart.Dependencies }}
+{{- if dig "route" "enabled" false (index $.Values .Name) }}
+gateway is off, but {{ .Name }} wants a route through it: set {{ .Name }}.route.enabled=false, or global.gateway to a Gateway of your own.
+{{- end }}
+{{- end }}
+{{- else }}
+{{- $url := tpl .Values.global.gateway.url . | urlParse }}
+{{- if or (include "iml4e.isOwn" (dict "host" $url.hostname "service" "gateway" "Release" .Release)) (include "iml4e.isOwn" (dict "host" $url.hostname "service" "gateway-internal" "Release" .Release)) }}
+gateway is off, but global.gateway.url still points to it: set global.gateway.url to the address of your own Gateway inside the cluster.
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if and $on.gateway .Values.gateway.tls.enabled (hasPrefix "http://" .Values.global.publicUrl) }}
+gateway.tls is on, and its port 80 only redirects, but global.publicUrl is {{ .Values.global.publicUrl }}: set global.publicUrl to the https address.
+{{- end }}
+{{- end }}
