@@ -52,6 +52,15 @@ Release name {{ $name }} cannot be used: names of Kubernetes begin with it, so i
 {{- if or (has .host (list $service $inNamespace (printf "%s.svc" $inNamespace))) (hasPrefix (printf "%s.svc." $inNamespace) .host) }}true{{ end }}
 {{- end }}
 
+{{- /* Whose Gateway serves the routes: `own` (of part gateway), `other` (global.gateway names it), or nothing where there is none. */}}
+{{- define "iml4e.gateway" -}}
+{{- $name := tpl .Values.global.gateway.name . }}
+{{- $namespace := tpl .Values.global.gateway.namespace . }}
+{{- if or (ne $name (printf "%s-gateway" .Release.Name)) (ne $namespace .Release.Namespace) }}other
+{{- else if .Values.gateway.enabled }}own
+{{- end }}
+{{- end }}
+
 {{- /* Parts that are off, and who still looks for them. */}}
 {{- define "iml4e.findings.wiring" }}
 {{- $on := dict }}
@@ -70,7 +79,7 @@ mlflow is off, but pipelines tracks its runs there: set pipelines.mlflow.enabled
 {{- end }}
 {{- end }}
 {{- if not $on.gateway }}
-{{- if and (eq (tpl .Values.global.gateway.name .) (printf "%s-gateway" .Release.Name)) (eq (tpl .Values.global.gateway.namespace .) .Release.Namespace) }}
+{{- if not (include "iml4e.gateway" .) }}
 {{- range .Chart.Dependencies }}
 {{- if dig "route" "enabled" false (index $.Values .Name) }}
 gateway is off, but {{ .Name }} wants a route through it: set {{ .Name }}.route.enabled=false, or global.gateway to a Gateway of your own.

@@ -11,7 +11,8 @@
 {{- $name := printf "data-%s-%s-0" $.Release.Name $part }}
 {{- $wanted := . }}
 {{- with lookup "v1" "PersistentVolumeClaim" $.Release.Namespace $name }}
-{{- $size := toString $wanted.size }}
+{{- /* a number without a unit is a float to Helm */}}
+{{- $size := kindIs "float64" $wanted.size | ternary ($wanted.size | toJson) (toString $wanted.size) }}
 {{- $there := .spec.resources.requests.storage }}
 {{- $class := $wanted.storageClass | default $.Values.global.storageClass }}
 {{- $classThere := .spec.storageClassName | default "" }}
