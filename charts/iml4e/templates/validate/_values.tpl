@@ -1,34 +1,28 @@
 {{- /* What only values tell. A finding is a line of text: what is wrong, and what to do. */}}
 
-{{- /* With --reuse-values Helm leaves the values of a new version out, save in the parts, which have defaults of their own. */}}
-{{- define "iml4e.findings.older" }}
-{{- $missing := list }}
-{{- range .Subcharts }}
-{{- $missing = include "iml4e.missing" (dict "path" "global" "there" .Values.global "here" $.Values.global) | splitList "\n" | concat $missing }}
+{{- /* Whether values have a key: dict "values" .Values "key" "global.s3.endpoint" */}}
+{{- define "iml4e.has" }}
+{{- $node := .values }}
+{{- range splitList "." .key }}
+{{- $node = and (kindIs "map" $node) (hasKey $node .) | ternary (get $node .) nil }}
 {{- end }}
-{{- with $missing | compact | uniq | sortAlpha }}
-The values lack {{ join ", " . }}: they are those of an earlier version of the chart. Upgrade with --reset-then-reuse-values instead of --reuse-values.
-{{- end }}
+{{- if not (kindIs "invalid" $node) }}true{{ end }}
 {{- end }}
 
-{{- define "iml4e.missing" }}
-{{- range $key, $value := .there }}
-{{- $path := printf "%s.%s" $.path $key }}
-{{- if not (hasKey $.here $key) }}
-{{ $path }}
-{{- else if kindIs "map" $value }}
-{{- include "iml4e.missing" (dict "path" $path "there" $value "here" (index $.here $key)) }}
+{{- /* With --reuse-values Helm leaves out what a new version adds to the umbrella's values. */}}
+{{- define "iml4e.findings.older" }}
+{{- $missing := list }}
+{{- range .Files.Get "files/global.yaml" | fromYamlArray }}
+{{- if not (include "iml4e.has" (dict "values" $.Values "key" .)) }}{{ $missing = append $missing . }}{{ end }}
 {{- end }}
+{{- with $missing }}
+The values lack {{ join ", " . }}: they are those of an earlier version of the chart. Upgrade with --reset-then-reuse-values instead of --reuse-values.
 {{- end }}
 {{- end }}
 
 {{- define "iml4e.findings.removed" }}
 {{- range .Files.Get "files/removed.yaml" | fromYamlArray }}
-{{- $node := $.Values }}
-{{- range splitList "." .key }}
-{{- $node = and (kindIs "map" $node) (hasKey $node .) | ternary (get $node .) nil }}
-{{- end }}
-{{- if not (kindIs "invalid" $node) }}
+{{- if include "iml4e.has" (dict "values" $.Values "key" .key) }}
 {{ .key }} {{ .cure }}.
 {{- end }}
 {{- end }}
