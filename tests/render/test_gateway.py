@@ -17,7 +17,8 @@ def test_laptop_gets_a_fixed_node_port() -> None:
 
 @pytest.mark.parametrize("kind", ["ClusterIP", "LoadBalancer"])
 def test_other_services_have_no_fixed_node_port(kind: str) -> None:
-    service = find(render("laptop", {"gateway": {"service": {"type": kind}}}), "Service", "iml4e-gateway")
+    values = {"gateway": {"service": {"type": kind}, "allowAnonymous": True}}
+    service = find(render("laptop", values), "Service", "iml4e-gateway")
     assert service["spec"]["type"] == kind
     assert not any("nodePort" in port for port in service["spec"]["ports"])
 
@@ -55,7 +56,11 @@ def test_tls_without_a_certificate_is_refused_with_a_sentence() -> None:
 
 
 def test_tls_opens_a_second_listener() -> None:
-    objects = render("laptop", {"gateway": {"tls": {"enabled": True, "secretName": "gateway"}}})
+    values = {
+        "gateway": {"tls": {"enabled": True, "secretName": "gateway"}},
+        "global": {"publicUrl": "https://localhost"},
+    }
+    objects = render("laptop", values)
     listeners = find(objects, "Gateway", "iml4e-gateway")["spec"]["listeners"]
     assert [listener["protocol"] for listener in listeners] == ["HTTP", "HTTPS"]
     assert {port["port"] for port in find(objects, "Service", "iml4e-gateway")["spec"]["ports"]} == {80, 443}

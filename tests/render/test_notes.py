@@ -35,7 +35,8 @@ def url_of(profile: str) -> str:
 
 def test_table_and_chart_name_the_same_pages() -> None:
     said = {
-        part: yaml.safe_load((CHART / "charts" / part / "Chart.yaml").read_text()).get("annotations", {}) for part in EVERY
+        part: yaml.safe_load((CHART / "charts" / part / "Chart.yaml").read_text()).get("annotations", {})
+        for part in EVERY
     }
     pages = {part: each["iml4e.org/path"] for part, each in said.items() if "iml4e.org/path" in each}
     assert pages == {**PATHS, "kserve": "/models/<namespace>/<name>/"}
@@ -79,7 +80,9 @@ def test_without_a_gateway_the_services_are_named() -> None:
 def test_the_gateway_of_another_controller_is_named() -> None:
     said = notes(values={"gateway": {"enabled": False}, **SHARED})
     assert "http://localhost:30080/mlflow/\n" in said
-    assert "Routes belong to Gateway shared in namespace infra: its listeners must admit routes of namespace team." in said
+    assert (
+        "Routes belong to Gateway shared in namespace infra: its listeners must admit routes of namespace team." in said
+    )
     assert "ml-gateway" not in said
 
 
@@ -104,7 +107,9 @@ def test_an_inner_gateway_is_reached_by_a_forwarded_port(tls: bool, command: str
 
 
 def test_secrets_that_somebody_brings_are_named() -> None:
-    said = notes(values={"minio": {"existingSecret": "store"}, "mariadb": {"existingSecret": "{{ .Release.Name }}-root"}})
+    said = notes(
+        values={"minio": {"existingSecret": "store"}, "mariadb": {"existingSecret": "{{ .Release.Name }}-root"}}
+    )
     assert "kubectl -n team get secret store -o jsonpath='{.data.rootPassword}'" in said
     assert "kubectl -n team get secret ml-root -o jsonpath='{.data.rootPassword}'" in said
     assert "Pods wait until these Secrets exist" not in said

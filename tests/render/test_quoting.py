@@ -58,8 +58,12 @@ class Loader(helm.LOADER):
     """Reads plain scalars as Go's YAML does, which knows floats without a dot."""
 
 
-Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("+-0123456789"))
-Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: float(loader.construct_scalar(node).replace("_", "")))
+Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("+-0123456789")
+)
+Loader.add_constructor(
+    "tag:yaml.org,2002:float", lambda loader, node: float(loader.construct_scalar(node).replace("_", ""))
+)
 
 
 def merge(below: Any, above: Any) -> Any:

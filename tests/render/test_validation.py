@@ -273,7 +273,7 @@ def test_a_load_balancer_that_somebody_insists_on_lets_in_only_its_ranges() -> N
     assert find(objects, "Service", "iml4e-gateway")["spec"]["loadBalancerSourceRanges"] == ranges
 
 
-@pytest.mark.parametrize("values", [{"name": "A", "value": 1}, {"name": "A", "vlaue": "1"}], ids=json.dumps)
+@pytest.mark.parametrize("values", [{"name": "A", "value": 1}, {"name": "A", "text": "1"}], ids=json.dumps)
 @pytest.mark.parametrize("part", ["minio", "mlflow"])
 def test_environment_that_kubernetes_would_refuse_is_refused_by_name(part: str, values: dict[str, Any]) -> None:
     with pytest.raises(HelmError, match=rf"/{part}/extraEnv/0"):
