@@ -55,7 +55,7 @@ def test_a_release_name_that_another_namespace_has_is_refused(elsewhere: str) ->
 def test_a_second_kserve_is_refused(elsewhere: str, values: dict[str, Any]) -> None:
     assert values["kserve"]["enabled"]
     with pytest.raises(HelmError) as refused:
-        install("other")
+        install("other", BESIDE[1])
     assert findings(refused.value) == [
         f"Release {RELEASE} in namespace {NAMESPACE} runs KServe's controller, and there can be one in a cluster: set "
         "kserve.controller.enabled=false, and install with --skip-crds."
@@ -97,6 +97,41 @@ def test_a_second_kubeflow_pipelines_in_a_namespace_is_refused(cluster: Cluster,
         ]
     finally:
         Cluster(cluster.config, ELSEWHERE).delete("v1", "Service", "ml-pipeline")
+
+
+def test_models_of_two_releases_in_a_namespace_are_refused(cluster: Cluster, elsewhere: str) -> None:
+    owner = {"meta.helm.sh/release-name": "first", "meta.helm.sh/release-namespace": ELSEWHERE}
+    container = {"name": "kserve-container", "image": "iml4e.local/none:1"}
+    runtime = {
+        "apiVersion": "serving.kserve.io/v1alpha1",
+        "kind": "ServingRuntime",
+        "metadata": {"name": "mlflow", "namespace": ELSEWHERE, "annotations": owner},
+        "spec": {"containers": [container]},
+    }
+    there = Cluster(cluster.config, ELSEWHERE)
+    there.apply(runtime)
+    try:
+        with pytest.raises(HelmError) as refused:
+            install("other", *BESIDE)
+        assert findings(refused.value) == [
+            f"Release first in namespace {ELSEWHERE} serves models, and there can be one such release in a namespace: set "
+            "kserve.enabled=false, or choose another namespace."
+        ]
+    finally:
+        there.delete("serving.kserve.io/v1alpha1", "ServingRuntime", "mlflow")
+
+
+def test_a_node_port_that_another_service_has_is_refused(elsewhere: str, values: dict[str, Any]) -> None:
+    taken = values["gateway"]["service"]
+    if taken["type"] != "NodePort" or not taken["nodePort"]:
+        pytest.skip("the release takes no port of the nodes")
+    with pytest.raises(HelmError) as refused:
+        install("other", BESIDE[0], f"gateway.service.nodePort={taken['nodePort']}")
+    assert findings(refused.value) == [
+        f"Port {taken['nodePort']} of the nodes belongs to Service {RELEASE}-gateway in namespace {NAMESPACE}: set "
+        "gateway.service.nodePort to another (0 lets Kubernetes choose), and global.publicUrl to the address that results."
+    ]
+    assert "STATUS: pending-install" in install("other", BESIDE[0], "gateway.service.nodePort=0")
 
 
 def test_a_release_beside_this_one_is_fine(elsewhere: str) -> None:
