@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
 import re
 import shutil
@@ -45,7 +47,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "TLS at an address without": (
         {"gateway": {"tls": TLS}},
-        "gateway.tls is on, and its port 80 only redirects, but global.publicUrl is http://localhost:30080: set",
+        "gateway.tls.enabled makes http a redirect to https, but global.publicUrl is http://localhost:30080: set",
     ),
     "one node port for two": (
         {"gateway": {"tls": TLS, "service": {"nodePortTls": 30080}}, "global": HTTPS},
@@ -61,7 +63,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a route without a gateway": (
         {"gateway": {"enabled": False}},
-        "gateway is off, but mlflow wants a route through it: set mlflow.route.enabled=false, or global.gateway to a",
+        "gateway is off, but mlflow wants a route through it: name your own Gateway in global.gateway, or set",
     ),
     "another Gateway by half": (
         {"gateway": {"enabled": False}, "global": {"gateway": {"name": "shared", "namespace": "infra"}}},
@@ -195,7 +197,7 @@ def test_all_findings_are_told_at_once_in_the_same_order() -> None:
         "pipelines.caCertificate moved",
         "minio is off",
         "mariadb is off",
-        "gateway.tls is on",
+        "gateway.tls.enabled makes http",
         "gateway.tls.enabled needs",
         "gateway.service.type is LoadBalancer",
         "pipelines.runs.podSpec is",
@@ -264,6 +266,30 @@ def test_values_of_an_earlier_version_get_the_right_flag(tmp_path: Path) -> None
         (sentence,) = findings(refused.value)
         assert sentence.startswith("The values lack global.gateway.name, global.gateway.namespace, ")
     assert "Upgrade with --reset-then-reuse-values instead of --reuse-values." in sentence
+
+
+def test_every_value_that_is_missing_is_named(tmp_path: Path) -> None:
+    """Whichever values of the umbrella a later version adds: its templates never stumble over them."""
+    chart = tmp_path / "iml4e"
+    shutil.copytree(CHART, chart)
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    names = yaml.safe_load((CHART / "files" / "values.yaml").read_text())
+    assert names
+    unnamed = []
+    for number, name in enumerate(names):
+        *way, key = name.split(".")
+        fewer = copy.deepcopy(values)
+        functools.reduce(dict.__getitem__, way, fewer).pop(key)
+        (chart / "values.yaml").write_text(yaml.safe_dump(fewer))
+        # shapes that the schema knows by a name want all of their keys
+        told = f"The values lack {name}: they are those of an earlier version", f"missing property '{key}'"
+        try:
+            # of some maps, Helm fills in what is missing by the defaults of the parts: nothing is lacking then
+            render(chart=chart, fresh=number)
+        except HelmError as refused:
+            if not any(words in str(refused) for words in told):
+                unnamed.append(f"{name}: {refused}")
+    assert unnamed == []
 
 
 def test_a_load_balancer_that_somebody_insists_on_lets_in_only_its_ranges() -> None:

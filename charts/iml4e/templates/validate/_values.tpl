@@ -12,7 +12,7 @@
 {{- /* With --reuse-values Helm leaves out what a new version adds to the umbrella's values. */}}
 {{- define "iml4e.findings.older" }}
 {{- $missing := list }}
-{{- range .Files.Get "files/global.yaml" | fromYamlArray }}
+{{- range .Files.Get "files/values.yaml" | fromYamlArray }}
 {{- if not (include "iml4e.has" (dict "values" $.Values "key" .)) }}{{ $missing = append $missing . }}{{ end }}
 {{- end }}
 {{- with $missing }}
@@ -76,7 +76,7 @@ mlflow is off, but pipelines tracks its runs there: set pipelines.mlflow.enabled
 {{- if not (include "iml4e.gateway" .) }}
 {{- range .Chart.Dependencies }}
 {{- if dig "route" "enabled" false (index $.Values .Name) }}
-gateway is off, but {{ .Name }} wants a route through it: set {{ .Name }}.route.enabled=false, or global.gateway to a Gateway of your own.
+gateway is off, but {{ .Name }} wants a route through it: name your own Gateway in global.gateway, or set {{ .Name }}.route.enabled=false.
 {{- end }}
 {{- end }}
 {{- else }}
@@ -87,6 +87,6 @@ gateway is off, but global.gateway.url still points to it: set global.gateway.ur
 {{- end }}
 {{- end }}
 {{- if and $on.gateway .Values.gateway.tls.enabled (hasPrefix "http://" .Values.global.publicUrl) }}
-gateway.tls is on, and its port 80 only redirects, but global.publicUrl is {{ .Values.global.publicUrl }}: set global.publicUrl to the https address.
+gateway.tls.enabled makes http a redirect to https, but global.publicUrl is {{ .Values.global.publicUrl }}: set global.publicUrl to the https address.
 {{- end }}
 {{- end }}
