@@ -38,15 +38,10 @@ def install(name: str, *sets: str, namespace: str = ELSEWHERE) -> str:
     )  # fmt: skip
 
 
-def findings(error: HelmError) -> list[str]:
-    """The lines of a refusal that say what is wrong."""
-    return [line.removeprefix("- ") for line in str(error).splitlines() if line.startswith("- ")]
-
-
 def test_a_release_name_that_another_namespace_has_is_refused(elsewhere: str) -> None:
     with pytest.raises(HelmError) as refused:
         install(RELEASE, *BESIDE)
-    assert findings(refused.value) == [
+    assert refused.value.findings == [
         f"Release {RELEASE} in namespace {NAMESPACE} owns the cluster-wide objects of this name, ClusterRole "
         f"{RELEASE}-gateway for example: choose another release name."
     ]
@@ -56,7 +51,7 @@ def test_a_second_kserve_is_refused(elsewhere: str, values: dict[str, Any]) -> N
     assert values["kserve"]["enabled"]
     with pytest.raises(HelmError) as refused:
         install("other", BESIDE[1])
-    assert findings(refused.value) == [
+    assert refused.value.findings == [
         f"Release {RELEASE} in namespace {NAMESPACE} runs KServe's controller, and there can be one in a cluster: set "
         "kserve.controller.enabled=false, and install with --skip-crds."
     ]
@@ -74,7 +69,7 @@ def test_kserve_of_somebody_else_is_refused(cluster: Cluster, elsewhere: str) ->
     try:
         with pytest.raises(HelmError) as refused:
             install("other")
-        assert [line for line in findings(refused.value) if line.startswith("A KServe that is not of this chart runs")]
+        assert [line for line in refused.value.findings if line.startswith("A KServe that is not of this chart runs")]
     finally:
         cluster.delete("admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration", name)
 
@@ -91,7 +86,7 @@ def test_a_second_kubeflow_pipelines_in_a_namespace_is_refused(cluster: Cluster,
     try:
         with pytest.raises(HelmError) as refused:
             install("other", *BESIDE)
-        assert findings(refused.value) == [
+        assert refused.value.findings == [
             f"Release first in namespace {ELSEWHERE} has Kubeflow Pipelines, and there can be one in a namespace: set "
             "pipelines.enabled=false, or choose another namespace."
         ]
@@ -113,7 +108,7 @@ def test_models_of_two_releases_in_a_namespace_are_refused(cluster: Cluster, els
     try:
         with pytest.raises(HelmError) as refused:
             install("other", *BESIDE)
-        assert findings(refused.value) == [
+        assert refused.value.findings == [
             f"Release first in namespace {ELSEWHERE} serves models, and there can be one such release in a namespace: set "
             "kserve.enabled=false, or choose another namespace."
         ]
@@ -127,7 +122,7 @@ def test_a_node_port_that_another_service_has_is_refused(elsewhere: str, values:
         pytest.skip("the release takes no port of the nodes")
     with pytest.raises(HelmError) as refused:
         install("other", BESIDE[0], f"gateway.service.nodePort={taken['nodePort']}")
-    assert findings(refused.value) == [
+    assert refused.value.findings == [
         f"Port {taken['nodePort']} of the nodes belongs to Service {RELEASE}-gateway in namespace {NAMESPACE}: set "
         "gateway.service.nodePort to another (0 lets Kubernetes choose), and global.publicUrl to the address that results."
     ]

@@ -78,10 +78,9 @@ def test_the_longest_name_is_the_longest() -> None:
 def test_other_names_are_refused_in_one_sentence(release: str, instead: str) -> None:
     with pytest.raises(HelmError) as refused:
         render(release)
-    findings = [line for line in str(refused.value).splitlines() if line.startswith("- ")]
-    assert findings == [
-        f"- Release name {release} cannot be used: names of Kubernetes begin with it, so it needs a letter first, no dot, "
-        f"and at most 32 characters. Choose another, {instead} for example."
+    assert refused.value.findings == [
+        f"Release name {release} cannot be used: names of objects begin with it, so it needs a letter first, no dot, and at "
+        f"most 32 characters. Choose another, {instead} for example."
     ]
     # the name that is proposed works
     assert render(instead)

@@ -30,7 +30,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "minio is off, but global.s3.endpoint still points to it: set global.s3.endpoint to your own store",
     ),
     "no store, by its short name": (
-        {"minio": {"enabled": False}, "global": {"s3": {"endpoint": "http://{{ .Release.Name }}-minio:9000"}}},
+        {"minio": {"enabled": False}, "global": {"s3": {"endpoint": "http://IML4E-minio:9000"}}},
         "minio is off, but global.s3.endpoint still points to it",
     ),
     "no database": (
@@ -127,11 +127,6 @@ ACCEPTED: dict[str, dict[str, Any]] = {
 REMOVED = yaml.safe_load((CHART / "files" / "removed.yaml").read_text())
 
 
-def findings(error: HelmError) -> list[str]:
-    """The lines of a refusal that say what is wrong."""
-    return [line.removeprefix("- ") for line in str(error).splitlines() if line.startswith("- ")]
-
-
 def nested(key: str, value: Any) -> dict[str, Any]:
     """Values that set a dotted key."""
     for step in reversed(key.split(".")):
@@ -191,7 +186,7 @@ def test_all_findings_are_told_at_once_in_the_same_order() -> None:
     for attempt in (1, 2):
         with pytest.raises(HelmError) as refused:
             render("laptop", values, fresh=attempt)
-        said.append(findings(refused.value))
+        said.append(refused.value.findings)
     assert said[0] == said[1]
     starts = (
         "pipelines.caCertificate moved",
@@ -228,7 +223,7 @@ def test_a_removed_value_is_named_with_its_cure(entry: dict[str, str], value: An
     values[entry["key"].partition(".")[0]]["enabled"] = enabled
     with pytest.raises(HelmError) as refused:
         render("laptop", values)
-    assert findings(refused.value) == [f"{entry['key']} {entry['cure']}."]
+    assert refused.value.findings == [f"{entry['key']} {entry['cure']}."]
 
 
 def test_every_value_that_is_gone_since_0_1_0_is_in_the_table() -> None:
@@ -263,7 +258,7 @@ def test_values_of_an_earlier_version_get_the_right_flag(tmp_path: Path) -> None
     for values in ({}, {part: {"enabled": False} for part in EVERY}):
         with pytest.raises(HelmError) as refused:
             render(chart=chart, values=values)
-        (sentence,) = findings(refused.value)
+        (sentence,) = refused.value.findings
         assert sentence.startswith("The values lack global.gateway.name, global.gateway.namespace, ")
     assert "Upgrade with --reset-then-reuse-values instead of --reuse-values." in sentence
 

@@ -30,6 +30,11 @@ ON_TOP_OF = {"bare-machine": "laptop"}
 class HelmError(Exception):
     """Helm refused; the text is what it told the user."""
 
+    @property
+    def findings(self) -> list[str]:
+        """The lines of a refusal that say what is wrong."""
+        return [line.removeprefix("- ") for line in str(self).splitlines() if line.startswith("- ")]
+
 
 def profiles() -> list[str]:
     """Names of all profiles; `default` is the chart as it stands."""

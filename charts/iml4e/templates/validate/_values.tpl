@@ -28,14 +28,14 @@ The values lack {{ join ", " . }}: they are those of an earlier version of the c
 {{- end }}
 {{- end }}
 
-{{- /* Names of objects start with the release's. Services want a letter first and no dot; the longest name is CronJob
+{{- /* Names of objects start with the release's. Services want no dot and, on older Kubernetes, a letter first; the longest name is CronJob
        <release>-pipelines-retention, which may have 52 characters. */}}
 {{- define "iml4e.findings.name" }}
 {{- $longest := 32 }}
 {{- $name := .Release.Name }}
 {{- if or (not (regexMatch "^[a-z][-a-z0-9]*$" $name)) (gt (len $name) $longest) }}
 {{- $other := regexReplaceAll "^([0-9])" $name "ml-${1}" | replace "." "-" | trunc $longest | trimSuffix "-" }}
-Release name {{ $name }} cannot be used: names of Kubernetes begin with it, so it needs a letter first, no dot, and at most {{ $longest }} characters. Choose another, {{ $other }} for example.
+Release name {{ $name }} cannot be used: names of objects begin with it, so it needs a letter first, no dot, and at most {{ $longest }} characters. Choose another, {{ $other }} for example.
 {{- end }}
 {{- end }}
 
@@ -43,7 +43,8 @@ Release name {{ $name }} cannot be used: names of Kubernetes begin with it, so i
 {{- define "iml4e.isOwn" }}
 {{- $service := printf "%s-%s" .Release.Name .service }}
 {{- $inNamespace := printf "%s.%s" $service .Release.Namespace }}
-{{- if or (has .host (list $service $inNamespace (printf "%s.svc" $inNamespace))) (hasPrefix (printf "%s.svc." $inNamespace) .host) }}true{{ end }}
+{{- $host := lower .host }}
+{{- if or (has $host (list $service $inNamespace (printf "%s.svc" $inNamespace))) (hasPrefix (printf "%s.svc." $inNamespace) $host) }}true{{ end }}
 {{- end }}
 
 {{- /* Whose Gateway serves the routes: `own` (of part gateway), `other` (global.gateway names it), or nothing where there is none. */}}
@@ -67,7 +68,7 @@ minio is off, but global.s3.endpoint still points to it: set global.s3.endpoint 
 mariadb is off, but global.database.host still points to it: set global.database.host to your own MySQL or MariaDB.
 {{- end }}
 {{- if and $on.pipelines (not $on.mlflow) .Values.pipelines.mlflow.enabled }}
-{{- $mlflow := tpl .Values.pipelines.mlflow.endpoint .Subcharts.pipelines | urlParse }}
+{{- $mlflow := tpl (dig "mlflow" "endpoint" .Values.global.mlflow.url .Values.pipelines) .Subcharts.pipelines | urlParse }}
 {{- if include "iml4e.isOwn" (dict "host" $mlflow.hostname "service" "mlflow" "Release" .Release) }}
 mlflow is off, but pipelines tracks its runs there: set pipelines.mlflow.enabled=false, or pipelines.mlflow.endpoint to a server of your own.
 {{- end }}
