@@ -7,11 +7,13 @@ Needs PyYAML, which the environment of the harness has.
 
 | written                                                    | source                                                       |
 | ---------------------------------------------------------- | ------------------------------------------------------------ |
-| charts/<part>/templates/_helpers.tpl                       | HELPERS below                                                |
+| charts/<part>/templates/_helpers.tpl                       | HELPERS below; NO_FINDINGS for parts without validate.yaml   |
 | `global:` of charts/<part>/values.yaml                     | `global:` of the umbrella's values.yaml: what the part reads |
 | `global` and `definitions` of charts/<part>/values.schema.json | the umbrella's values.schema.json                        |
 | sections of the parts in the umbrella's values.yaml        | Chart.yaml dependencies, comment of the part's `enabled`     |
 | sections of the parts in the umbrella's values.schema.json | the part's values.schema.json                                |
+| removed values in the schemas                              | files/removed.yaml of the umbrella                           |
+| files/values.yaml of the umbrella                          | the umbrella's values.yaml                                   |
 | docs/values.md                                             | all values.yaml                                              |
 """
 
@@ -67,9 +69,6 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 
 {{- /* Volume with the certificate authorities as ca.crt; nothing where there are none. It takes global.caCertificate */}}
 {{- define "PART.caVolume" -}}
-{{- if and .existingSecret .existingConfigMap }}
-{{- fail "global.caCertificate names a Secret and a ConfigMap: empty existingSecret or existingConfigMap, one holds all authorities." }}
-{{- end }}
 {{- $items := printf "[{key: %q, path: ca.crt}]" .key }}
 {{- if .existingSecret -}}
 - name: ca-certificate
@@ -84,6 +83,15 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 {{- end }}
 """
+
+#: For parts that refuse no values: the umbrella asks each one.
+NO_FINDINGS = """
+{{- define "PART.findings" }}{{ end }}
+"""
+#: Values of earlier versions: the umbrella's templates say what became of them, so schemas let them through.
+REMOVED = CHART / "files" / "removed.yaml"
+#: What a schema says of such a value.
+GONE = {"$comment": "removed: see files/removed.yaml of the umbrella"}
 
 Path_ = tuple[str, ...]
 
@@ -205,6 +213,32 @@ def definitions(schema: dict[str, Any], shared: dict[str, Any]) -> dict[str, Any
     return dict(sorted(needed.items()))
 
 
+def helpers(part: str) -> str:
+    """A part's _helpers.tpl."""
+    refuses = (folder(part) / "templates" / "validate.yaml").exists()
+    return (HELPERS if refuses else HELPERS + NO_FINDINGS).replace("PART", part)
+
+
+def admit_removed(part: str, schema: dict[str, Any]) -> None:
+    """Let the removed values of a part through its schema, and no others that were let through before."""
+
+    def forget(node: Any) -> None:
+        if isinstance(node, dict):
+            for key in [key for key, child in node.items() if child == GONE]:
+                del node[key]
+            for child in node.values():
+                forget(child)
+
+    forget(schema)
+    for entry in yaml.safe_load(REMOVED.read_text()):
+        owner, *path = entry["key"].split(".")
+        if owner == part:
+            node = schema
+            for key in path[:-1]:
+                node = node["properties"][key]
+            node["properties"][path[-1]] = dict(GONE)
+
+
 def part_schema(part: str, umbrella: dict[str, Any]) -> dict[str, Any]:
     """A part's schema, with the umbrella's entries for the shared facts that the part reads and for common shapes."""
     schema = json.loads((folder(part) / "values.schema.json").read_text())
@@ -222,6 +256,7 @@ def part_schema(part: str, umbrella: dict[str, Any]) -> dict[str, Any]:
             "properties": {key: cut(node["properties"][key], child) for key, child in kept.items()},
         }
 
+    admit_removed(part, schema)
     schema["properties"]["global"] = cut(umbrella["properties"]["global"], ("global",))
     schema["definitions"] = definitions(schema, umbrella["definitions"])
     return schema
@@ -286,6 +321,21 @@ def umbrella_values() -> str:
     )
 
 
+def names() -> str:
+    """Names of the umbrella's own values: by a missing one its templates tell values of an earlier version."""
+    own = [path for path, *_ in leaves((CHART / "values.yaml").read_text()) if path[0] not in parts()]
+    said = "# Written by scripts/harness/chart.py: do not edit. Names of the umbrella's own values.\n"
+    return said + "".join(f"- {'.'.join(path)}\n" for path in own)
+
+
+def optional(node: Any) -> Any:
+    """A schema of the umbrella's own values that requires none: templates say more of a missing one than Helm's words."""
+    if not isinstance(node, dict):
+        return node
+    kept = {key: value for key, value in node.items() if key != "required" or not isinstance(value, list)}
+    return {key: value if key == "items" else optional(value) for key, value in kept.items()}
+
+
 def wrap(text: str) -> list[str]:
     """A `# --` comment of the umbrella's sections, in lines."""
     lines, line = [], "  # --"
@@ -337,14 +387,18 @@ def written() -> dict[Path, str]:
     """Every file that this program writes, with its content."""
     files: dict[Path, str] = {}
     umbrella = json.loads((CHART / "values.schema.json").read_text())
+    umbrella["required"] = ["global", *parts()]
+    for name in set(umbrella["properties"]) - set(parts()):
+        umbrella["properties"][name] = optional(umbrella["properties"][name])
     for part in parts():
-        files[folder(part) / "templates" / "_helpers.tpl"] = HELPERS.replace("PART", part)
+        files[folder(part) / "templates" / "_helpers.tpl"] = helpers(part)
         files[folder(part) / "values.yaml"] = part_values(part)
         schema = part_schema(part, umbrella)
         files[folder(part) / "values.schema.json"] = dumps(schema) + "\n"
         umbrella["properties"][part] = section(part, schema, umbrella["definitions"])
     files[CHART / "values.yaml"] = umbrella_values()
     files[CHART / "values.schema.json"] = dumps(umbrella) + "\n"
+    files[CHART / "files" / "values.yaml"] = names()
     files[REPO / "docs" / "values.md"] = document()
     return files
 

@@ -158,7 +158,7 @@ def test_an_old_release_is_upgraded_without_loss(release: Release, tmp_path: Pat
     with pytest.raises(helm.HelmError) as refused:
         release.helm("upgrade", helm.CHART)
     assert len(json.loads(helm.helm("history", NAME, "--namespace", NAME, "--output", "json"))) == 1
-    (command,) = re.findall(r"^kubectl .*$", str(refused.value), re.MULTILINE)
+    (command,) = re.findall(r"kubectl -n .*$", str(refused.value), re.MULTILINE)
     subprocess.run(
         [*shlex.split(command), "--kubeconfig", str(release.cluster.config)], check=True, capture_output=True
     )

@@ -18,7 +18,8 @@ def test_laptop_gets_a_fixed_node_port() -> None:
 
 @pytest.mark.parametrize("kind", ["ClusterIP", "LoadBalancer"])
 def test_other_services_have_no_fixed_node_port(kind: str) -> None:
-    service = find(render("laptop", {"gateway": {"service": {"type": kind}}}), "Service", "iml4e-gateway")
+    values = {"gateway": {"service": {"type": kind}, "allowAnonymous": True}}
+    service = find(render("laptop", values), "Service", "iml4e-gateway")
     assert service["spec"]["type"] == kind
     assert not any("nodePort" in port for port in service["spec"]["ports"])
 

@@ -30,6 +30,11 @@ ON_TOP_OF = {"bare-machine": "laptop", "quota": "laptop"}
 class HelmError(Exception):
     """Helm failed; the text is helm's own message."""
 
+    @property
+    def findings(self) -> list[str]:
+        """The lines of a refusal that say what is wrong."""
+        return [line.removeprefix("- ") for line in str(self).splitlines() if line.startswith("- ")]
+
 
 def profiles() -> list[str]:
     """Names of all profiles; `default` is the chart as it stands."""

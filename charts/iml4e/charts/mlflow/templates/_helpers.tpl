@@ -28,9 +28,6 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 
 {{- /* Volume with the certificate authorities as ca.crt; nothing where there are none. It takes global.caCertificate */}}
 {{- define "mlflow.caVolume" -}}
-{{- if and .existingSecret .existingConfigMap }}
-{{- fail "global.caCertificate names a Secret and a ConfigMap: empty existingSecret or existingConfigMap, one holds all authorities." }}
-{{- end }}
 {{- $items := printf "[{key: %q, path: ca.crt}]" .key }}
 {{- if .existingSecret -}}
 - name: ca-certificate
@@ -44,3 +41,5 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
     items: {{ $items }}
 {{- end }}
 {{- end }}
+
+{{- define "mlflow.findings" }}{{ end }}

@@ -1,0 +1,62 @@
+{{- /* What the cluster has that another release owns: Helm's own words name neither reason nor cure. Nothing is looked up without one. */}}
+{{- define "iml4e.findings.cluster" }}
+{{- $on := dict }}
+{{- range .Chart.Dependencies }}{{ $_ := set $on .Name true }}{{ end }}
+{{- $kserve := and $on.kserve .Values.kserve.controller.enabled }}
+{{- /* only parts that make a ClusterRole: for the others, nobody needs the right to read one */}}
+{{- range $part, $makes := dict "gateway" $on.gateway "prometheus" $on.prometheus "kserve" $kserve }}
+{{- if $makes }}
+{{- $name := printf "%s-%s" $.Release.Name $part }}
+{{- with include "iml4e.otherOwner" (dict "object" (lookup "rbac.authorization.k8s.io/v1" "ClusterRole" "" $name) "Release" $.Release) }}
+{{ . }} owns the cluster-wide objects of this name, ClusterRole {{ $name }} for example: choose another release name.
+{{- break }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if $kserve }}
+{{- if .Capabilities.APIVersions.Has "serving.kserve.io/v1alpha1/ClusterServingRuntime" }}
+{{- with include "iml4e.otherOwner" (dict "object" (lookup "serving.kserve.io/v1alpha1" "ClusterServingRuntime" "" "mlflow") "Release" .Release) }}
+{{ . }} runs KServe's controller, and there can be one in a cluster: set kserve.controller.enabled=false, and install with --skip-crds.
+{{- end }}
+{{- end }}
+{{- /* its name in KServe's own charts and manifests */}}
+{{- if lookup "admissionregistration.k8s.io/v1" "ValidatingWebhookConfiguration" "" "inferenceservice.serving.kserve.io" }}
+A KServe that is not of this chart runs in the cluster (ValidatingWebhookConfiguration inferenceservice.serving.kserve.io): set kserve.controller.enabled=false, and install with --skip-crds.
+{{- end }}
+{{- end }}
+{{- if and $on.kserve (not $kserve) .Values.kserve.runtimes.mlflow.enabled (.Capabilities.APIVersions.Has "serving.kserve.io/v1alpha1/ServingRuntime") }}
+{{- with include "iml4e.otherOwner" (dict "object" (lookup "serving.kserve.io/v1alpha1" "ServingRuntime" .Release.Namespace "mlflow") "Release" .Release) }}
+{{ . }} serves models, and there can be one such release in a namespace: set kserve.enabled=false, or choose another namespace.
+{{- end }}
+{{- end }}
+{{- if $on.pipelines }}
+{{- with include "iml4e.otherOwner" (dict "object" (lookup "v1" "Service" .Release.Namespace "ml-pipeline") "Release" .Release) }}
+{{ . }} has Kubeflow Pipelines, and there can be one in a namespace: set pipelines.enabled=false, or choose another namespace.
+{{- end }}
+{{- end }}
+{{- /* at the installation alone: who upgrades may have no right to list Services of other namespaces */}}
+{{- if and .Release.IsInstall $on.gateway (eq .Values.gateway.service.type "NodePort") }}
+{{- $own := printf "%s-gateway" .Release.Name }}
+{{- $ports := dict "nodePort" .Values.gateway.service.nodePort }}
+{{- if .Values.gateway.tls.enabled }}{{ $_ := set $ports "nodePortTls" .Values.gateway.service.nodePortTls }}{{ end }}
+{{- range (lookup "v1" "Service" "" "").items }}
+{{- $there := .metadata }}
+{{- range .spec.ports }}
+{{- $taken := int .nodePort }}
+{{- range $key, $port := $ports }}
+{{- if and $port (eq (int $port) $taken) (not (and (eq $there.name $own) (eq $there.namespace $.Release.Namespace))) }}
+Port {{ $taken }} of the nodes belongs to Service {{ $there.name }} in namespace {{ $there.namespace }}: set gateway.service.{{ $key }} to another (0 lets Kubernetes choose), and global.publicUrl to the address that results.
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- /* `Release … in namespace …` where an object belongs to another release: dict "object" (lookup …) "Release" .Release */}}
+{{- define "iml4e.otherOwner" -}}
+{{- $annotations := dig "metadata" "annotations" (dict) .object }}
+{{- $name := index $annotations "meta.helm.sh/release-name" }}
+{{- $namespace := index $annotations "meta.helm.sh/release-namespace" }}
+{{- if and $name (or (ne $name .Release.Name) (ne $namespace .Release.Namespace)) }}Release {{ $name }} in namespace {{ $namespace }}{{ end }}
+{{- end }}

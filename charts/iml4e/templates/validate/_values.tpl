@@ -1,0 +1,103 @@
+{{- /* What only values tell. A finding is a line of text: what is wrong, and what to do. */}}
+
+{{- /* Whether values have a key: dict "values" .Values "key" "global.s3.endpoint" */}}
+{{- define "iml4e.has" }}
+{{- $node := .values }}
+{{- range splitList "." .key }}
+{{- $node = and (kindIs "map" $node) (hasKey $node .) | ternary (get $node .) nil }}
+{{- end }}
+{{- if not (kindIs "invalid" $node) }}true{{ end }}
+{{- end }}
+
+{{- /* With --reuse-values Helm leaves out what a new version adds to the umbrella's values. */}}
+{{- define "iml4e.findings.older" }}
+{{- $missing := list }}
+{{- range .Files.Get "files/values.yaml" | fromYamlArray }}
+{{- if not (include "iml4e.has" (dict "values" $.Values "key" .)) }}{{ $missing = append $missing . }}{{ end }}
+{{- end }}
+{{- with $missing }}
+The values lack {{ join ", " . }}: they are those of an earlier version of the chart. Upgrade with --reset-then-reuse-values instead of --reuse-values.
+{{- end }}
+{{- end }}
+
+{{- define "iml4e.findings.removed" }}
+{{- range .Files.Get "files/removed.yaml" | fromYamlArray }}
+{{- if include "iml4e.has" (dict "values" $.Values "key" .key) }}
+{{ .key }} {{ .cure }}.
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- /* Names of objects start with the release's. Services want no dot and, on older Kubernetes, a letter first; the longest name is CronJob
+       <release>-pipelines-retention, which may have 52 characters. */}}
+{{- define "iml4e.findings.name" }}
+{{- $longest := 32 }}
+{{- $name := .Release.Name }}
+{{- if or (not (regexMatch "^[a-z][-a-z0-9]*$" $name)) (gt (len $name) $longest) }}
+{{- $other := regexReplaceAll "^([0-9])" $name "ml-${1}" | replace "." "-" | trunc $longest | trimSuffix "-" }}
+Release name {{ $name }} cannot be used: names of objects begin with it, so it needs a letter first, no dot, and at most {{ $longest }} characters. Choose another, {{ $other }} for example.
+{{- end }}
+{{- end }}
+
+{{- /* Whether a host is a Service of this release: dict "host" "…" "service" "minio" "Release" .Release */}}
+{{- define "iml4e.isOwn" }}
+{{- $service := printf "%s-%s" .Release.Name .service }}
+{{- $inNamespace := printf "%s.%s" $service .Release.Namespace }}
+{{- $host := lower .host }}
+{{- if or (has $host (list $service $inNamespace (printf "%s.svc" $inNamespace))) (hasPrefix (printf "%s.svc." $inNamespace) $host) }}true{{ end }}
+{{- end }}
+
+{{- /* Whose Gateway serves the routes: `own` (of part gateway), `other` (global.gateway names it), or nothing where there is none. */}}
+{{- define "iml4e.gateway" -}}
+{{- $name := tpl .Values.global.gateway.name . }}
+{{- $namespace := tpl .Values.global.gateway.namespace . }}
+{{- if or (ne $name (printf "%s-gateway" .Release.Name)) (ne $namespace .Release.Namespace) }}other
+{{- else if .Values.gateway.enabled }}own
+{{- end }}
+{{- end }}
+
+{{- /* "true" where there is an MLflow: of this release, or another one that global.mlflow names. */}}
+{{- define "iml4e.hasMlflow" -}}
+{{- $url := tpl .Values.global.mlflow.url . | urlParse }}
+{{- if or .Values.mlflow.enabled (not (include "iml4e.isOwn" (dict "host" $url.hostname "service" "mlflow" "Release" .Release))) }}true{{ end }}
+{{- end }}
+
+{{- /* Parts that are off, and who still looks for them. */}}
+{{- define "iml4e.findings.wiring" }}
+{{- $on := dict }}
+{{- range .Chart.Dependencies }}{{ $_ := set $on .Name true }}{{ end }}
+{{- $s3 := tpl .Values.global.s3.endpoint . | urlParse }}
+{{- if and (not $on.minio) (or $on.mlflow $on.kserve $on.pipelines) (include "iml4e.isOwn" (dict "host" $s3.hostname "service" "minio" "Release" .Release)) }}
+minio is off, but global.s3.endpoint still points to it: set global.s3.endpoint to your own store (empty means AWS).
+{{- end }}
+{{- if and (not $on.mariadb) (or $on.mlflow $on.pipelines) (include "iml4e.isOwn" (dict "host" (tpl .Values.global.database.host .) "service" "mariadb" "Release" .Release)) }}
+mariadb is off, but global.database.host still points to it: set global.database.host to your own MySQL or MariaDB.
+{{- end }}
+{{- if and $on.pipelines (not $on.mlflow) .Values.pipelines.mlflow.enabled }}
+{{- if not (include "iml4e.hasMlflow" .) }}
+mlflow is off, but pipelines tracks its runs there: set pipelines.mlflow.enabled=false, or global.mlflow.url to a server of your own.
+{{- end }}
+{{- end }}
+{{- with .Values.global.caCertificate }}
+{{- if and .existingSecret .existingConfigMap }}
+global.caCertificate names a Secret and a ConfigMap: empty existingSecret or existingConfigMap, one holds all authorities.
+{{- end }}
+{{- end }}
+{{- if not $on.gateway }}
+{{- if not (include "iml4e.gateway" .) }}
+{{- range .Chart.Dependencies }}
+{{- if dig "route" "enabled" false (index $.Values .Name) }}
+gateway is off, but {{ .Name }} wants a route through it: name your own Gateway in global.gateway, or set {{ .Name }}.route.enabled=false.
+{{- end }}
+{{- end }}
+{{- else }}
+{{- $url := tpl .Values.global.gateway.url . | urlParse }}
+{{- if or (include "iml4e.isOwn" (dict "host" $url.hostname "service" "gateway" "Release" .Release)) (include "iml4e.isOwn" (dict "host" $url.hostname "service" "gateway-internal" "Release" .Release)) }}
+gateway is off, but global.gateway.url still points to it: set global.gateway.url to the address of your own Gateway inside the cluster.
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if and $on.gateway .Values.gateway.tls.enabled (hasPrefix "http://" .Values.global.publicUrl) }}
+gateway.tls.enabled makes http a redirect to https, but global.publicUrl is {{ .Values.global.publicUrl }}: set global.publicUrl to the https address.
+{{- end }}
+{{- end }}
