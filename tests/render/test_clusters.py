@@ -302,3 +302,16 @@ def test_an_ipv6_address_of_the_database_is_bracketed_where_a_port_follows() -> 
     assert "--mysql_config_host=fd00::10" in metadata["args"]
     with pytest.raises(HelmError, match="host"):
         render("laptop", {"global": {"database": {"host": "[fd00::10]"}}})
+
+
+# --- two releases in one cluster
+
+
+def test_objects_of_the_whole_cluster_carry_the_name_of_the_release() -> None:
+    """KServe is the cluster's; a second release leaves it to the first."""
+    kinds = {thing["kind"] for thing in render("laptop", ON)}
+    wide = {kind for kind in kinds if kind.startswith("Cluster") or kind.endswith(("Class", "WebhookConfiguration"))}
+    assert len(wide) > 5
+    second = render("laptop", merged(ON, {"kserve": {"controller": {"enabled": False}}}))
+    names = [kind_and_name(thing) for thing in of_kind(second, *wide)]
+    assert [name for name in names if not name.partition("/")[2].startswith("iml4e")] == []
