@@ -8,11 +8,9 @@ from typing import Any
 import pytest
 
 from support import openshift, releases
-from support.helm import merged, render
 from support.k8s import Cluster, is_ready
-from support.objects import kind_and_name, of_kind
 from support.openshift import FIRST
-from support.pods import pod_specs
+from support.pods import whole
 
 pytestmark = [pytest.mark.disruptive, pytest.mark.timeout(300)]
 
@@ -24,27 +22,8 @@ PLATFORM: dict[str, Any] = {
         "tolerations": [{"key": "dedicated", "operator": "Exists"}],
     }
 }
-#: Whatever makes pods is on.
-ON: dict[str, Any] = {
-    "pipelines": {"enabled": True, "retention": {"enabled": True}},
-    "mlflow": {"gc": {"enabled": True}},
-}
 #: KServe's own way to give the download of one namespace's models another user.
 DOWNLOAD = {"serving.kserve.io/storage-initializer-uid": str(FIRST)}
-
-
-def bodies(*values: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Every PodSpec of the chart that is whole, and the containers that KServe adds to pods of models."""
-    objects = render("laptop", merged(ON, *values))
-    specs = {maker: spec for maker, (_, spec) in pod_specs(objects).items() if "image" in first(spec)}
-    for thing in of_kind(objects, "ClusterStorageContainer"):
-        specs[kind_and_name(thing)] = {"containers": [{"image": "any", **thing["spec"]["container"]}]}
-    return specs
-
-
-def first(spec: dict[str, Any]) -> dict[str, Any]:
-    """The first container of a PodSpec."""
-    return spec.get("containers", [{}])[0]
 
 
 @pytest.fixture(scope="module")
@@ -53,13 +32,13 @@ def there(cluster: Cluster) -> Iterator[Cluster]:
     if not cluster.has(openshift.API, "MutatingAdmissionPolicy"):
         pytest.skip(f"the imitation needs MutatingAdmissionPolicy of {openshift.API}: Kubernetes 1.36")
     with releases.namespace(cluster, NAME, *openshift.policies(NAME)) as namespace:
-        fixed = bodies()["StatefulSet/iml4e-mariadb"]
+        fixed = whole("laptop")["StatefulSet/iml4e-mariadb"]
         releases.wait_until("the policies to count", lambda: "range" in releases.refused(namespace, fixed))
         yield namespace
 
 
 def test_every_pod_of_the_chart_is_admitted_and_gets_its_user(there: Cluster) -> None:
-    specs = bodies(PLATFORM)
+    specs = whole("laptop", PLATFORM)
     assert len(specs) > 12
     for maker, spec in specs.items():
         admitted = releases.admit(there, spec)["spec"]
@@ -68,7 +47,7 @@ def test_every_pod_of_the_chart_is_admitted_and_gets_its_user(there: Cluster) ->
 
 
 def test_the_charts_own_users_are_refused_there(there: Cluster) -> None:
-    assert [maker for maker, spec in bodies().items() if "range" not in releases.refused(there, spec)] == []
+    assert [maker for maker, spec in whole("laptop").items() if "range" not in releases.refused(there, spec)] == []
 
 
 def test_the_platform_works_under_any_user(there: Cluster) -> None:

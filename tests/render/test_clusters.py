@@ -25,13 +25,8 @@ from support.objects import (
 )
 from support.parts import EVERY
 from support.pod_security import violations
-from support.pods import pod_specs
+from support.pods import ON, pod_specs, steps
 
-#: Whatever makes pods is on.
-ON: dict[str, Any] = {
-    "pipelines": {"enabled": True, "retention": {"enabled": True}},
-    "mlflow": {"gc": {"enabled": True}},
-}
 ARM = {"nodeSelector": {"kubernetes.io/arch": "arm64"}, "tolerations": [{"key": "arm", "operator": "Exists"}]}
 OWN = {"nodeSelector": {"disk": "fast"}, "tolerations": [{"key": "dedicated", "value": "ml", "effect": "NoSchedule"}]}
 AFFINITY = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}}
@@ -237,7 +232,7 @@ def test_the_documented_quota_is_what_the_pods_state() -> None:
         if thing["spec"]["strategy"].get("type") != "Recreate"
     ]
     settings = stated(objects)
-    step = [{"resources": settings[name]} for name in ("mainContainer", "executor")]
+    of_runs = steps(objects)
     rows = {
         "parts without Kubeflow Pipelines": usage(*specs(without, "Deployment", "StatefulSet")),
         "parts with Kubeflow Pipelines": usage(*specs(objects, "Deployment", "StatefulSet")),
@@ -247,7 +242,8 @@ def test_the_documented_quota_is_what_the_pods_state() -> None:
             {**serving_runtimes(objects)[0]["spec"], "initContainers": [{"resources": settings["storageInitializer"]}]}
         ),
         "each pipeline in one pod (`scripts/demo`)": usage({"containers": [{"resources": settings["Job"]}]}),
-        "each step on Kubeflow Pipelines": usage({"containers": step}),
+        "each step on Kubeflow Pipelines": usage(of_runs["step"]),
+        "each driver, which comes before the step": usage(of_runs["driver"]),
     }
     document = (REPO / "docs" / "install.md").read_text()
     assert [row for name, cells in rows.items() if (row := f"| {name} | {cells} |") not in document] == []
@@ -303,3 +299,16 @@ def test_an_ipv6_address_of_the_database_is_bracketed_where_a_port_follows() -> 
     assert "--mysql_config_host=fd00::10" in metadata["args"]
     with pytest.raises(HelmError, match="host"):
         render("laptop", {"global": {"database": {"host": "[fd00::10]"}}})
+
+
+# --- two releases in one cluster
+
+
+def test_objects_of_the_whole_cluster_carry_the_name_of_the_release() -> None:
+    """KServe is the cluster's; a second release leaves it to the first."""
+    kinds = {thing["kind"] for thing in render("laptop", ON)}
+    wide = {kind for kind in kinds if kind.startswith("Cluster") or kind.endswith(("Class", "WebhookConfiguration"))}
+    assert len(wide) > 5
+    second = render("laptop", merged(ON, {"kserve": {"controller": {"enabled": False}}}))
+    names = [kind_and_name(thing) for thing in of_kind(second, *wide)]
+    assert [name for name in names if not name.partition("/")[2].startswith("iml4e")] == []

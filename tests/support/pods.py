@@ -7,7 +7,32 @@ from typing import Any
 
 import yaml
 
-from support.objects import COMPONENT, Object, find, kind_and_name, labels, pod_makers, pod_template, serving_runtimes
+from support.helm import merged, render
+from support.objects import (
+    COMPONENT,
+    Object,
+    find,
+    kind_and_name,
+    labels,
+    of_kind,
+    pod_makers,
+    pod_template,
+    serving_runtimes,
+)
+
+#: Whatever makes pods is on.
+ON: dict[str, Any] = {
+    "pipelines": {"enabled": True, "retention": {"enabled": True}},
+    "mlflow": {"gc": {"enabled": True}},
+}
+#: What Kubeflow Pipelines itself states for its two containers.
+DRIVER = {"requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"cpu": "500m", "memory": "512Mi"}}
+LAUNCHER = {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"cpu": "500m", "memory": "128Mi"}}
+RESTRICTED = {
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
 
 
 def pod_specs(objects: tuple[Object, ...]) -> dict[str, tuple[str, dict[str, Any]]]:
@@ -20,3 +45,33 @@ def pod_specs(objects: tuple[Object, ...]) -> dict[str, tuple[str, dict[str, Any
     found["podSpecPatch"] = ("runs", yaml.safe_load(argo["workflowDefaults"]["spec"]["podSpecPatch"]))
     job = find(objects, "ConfigMap", "iml4e-runner")["data"]["JOB_POD_SPEC"]
     return {**found, "JOB_POD_SPEC": ("jobs", json.loads(job))}
+
+
+def steps(objects: tuple[Object, ...]) -> dict[str, dict[str, Any]]:
+    """Pods of a run: what Kubeflow Pipelines and Argo make, with what the chart lays over them."""
+    argo = yaml.safe_load(find(objects, "ConfigMap", "iml4e-pipelines-argo")["data"]["config"])
+    over = yaml.safe_load(argo["workflowDefaults"]["spec"]["podSpecPatch"])
+    [main] = over.pop("containers")
+    own = {"image": "any", **{key: argo["executor"][key] for key in ("resources", "securityContext")}}
+    theirs = {"image": "any", "securityContext": RESTRICTED}
+    launcher = {"name": "kfp-launcher", **theirs, "resources": LAUNCHER}
+
+    def pod(resources: dict[str, Any], *more: dict[str, Any]) -> dict[str, Any]:
+        together = [{**theirs, **main, "resources": resources}, {"name": "wait", **own}]
+        return {**over, "initContainers": [{"name": "init", **own}, *more], "containers": together}
+
+    return {"driver": pod(DRIVER), "step": pod(argo["mainContainer"]["resources"], launcher)}
+
+
+def whole(profile: str, *values: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Every pod that a release brings about, by its maker, complete enough for the API server to look at."""
+    objects = render(profile, merged(ON, *values))
+    specs = {
+        maker: spec for maker, (_, spec) in pod_specs(objects).items() if "image" in spec.get("containers", [{}])[0]
+    }
+    config = json.loads(find(objects, "ConfigMap", "inferenceservice-config")["data"]["storageInitializer"])
+    sizes = {kind: {"cpu": config[f"cpu{kind}"], "memory": config[f"memory{kind}"]} for kind in ("Request", "Limit")}
+    download = {"image": "any", "resources": {"requests": sizes["Request"], "limits": sizes["Limit"]}}
+    for thing in of_kind(objects, "ClusterStorageContainer"):  # KServe adds it to pods of models
+        specs[kind_and_name(thing)] = {"containers": [{**download, **thing["spec"]["container"]}]}
+    return {**specs, **steps(objects)}
