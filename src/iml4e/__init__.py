@@ -1,6 +1,6 @@
 """The platform's Python package: what pipelines, notebooks, tests, load tests and the command line `iml4e` share."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 class Error(Exception):

@@ -50,7 +50,7 @@ def test_every_page_is_named_under_the_public_address(profile: str) -> None:
     assert [part for part in WITH_UI if f"{url}{PATHS[part]}\n" in said] == on
     assert f"{url}/models/<namespace>/<name>/" in said
     assert f"MLFLOW_TRACKING_URI={url}/mlflow" in said
-    assert "No login: anyone who reaches the gateway" in said
+    assert "No authentication: anyone who reaches the gateway" in said
     assert not [word for word in ("<no value>", "%!", "<nil>", "map[") if word in said]
 
 
@@ -71,7 +71,7 @@ def test_a_page_without_a_route_is_not_named() -> None:
 def test_without_a_gateway_the_services_are_named() -> None:
     said = notes(values={"gateway": {"enabled": False}, **NO_ROUTES})
     assert "localhost:30080" not in said
-    assert "No login" not in said
+    assert "No authentication" not in said
     assert "port-forward service/ml-mlflow 5000" in said
     assert "MLFLOW_TRACKING_URI=http://localhost:5000/mlflow" in said
     assert 'kfp.Client(host="http://localhost:8888")' in said

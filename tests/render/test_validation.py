@@ -55,7 +55,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "open to everybody": (
         {"gateway": {"service": {"type": "LoadBalancer"}}},
-        "gateway.service.type is LoadBalancer, but there is no login: anyone who reaches that address could read and",
+        "gateway.service.type is LoadBalancer, but there is no authentication: anyone who reaches that address could read and",
     ),
     "limits that limit nobody": (
         {"gateway": {"service": {"loadBalancerSourceRanges": ["10.0.0.0/8"]}}},

@@ -58,7 +58,7 @@ def test_every_image_has_its_files_and_a_name_of_its_own() -> None:
 def test_the_tag_of_our_own_image_changes_with_its_content() -> None:
     """Pods that use it are replaced after a change; upstream's images keep upstream's tags."""
     runtime, mlflow = images.named("runtime"), images.named("mlflow")
-    assert f"iml4e.local/iml4e/runtime:0.1.0-{key(runtime)}" == runtime.reference
+    assert f"iml4e.local/iml4e/runtime:0.2.0-{key(runtime)}" == runtime.reference
     assert mlflow.reference == "iml4e.local/mlflow/mlflow:v3.17.2-full"
     assert REPO / "pyproject.toml" in images._sources(runtime)
     assert REPO / "src" / "iml4e" / "__init__.py" in images._sources(runtime)

@@ -1,4 +1,4 @@
-{{- define "iml4e.labels" -}}
+{{- define "runner.labels" -}}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 app.kubernetes.io/name: runner
 app.kubernetes.io/instance: {{ .Release.Name | quote }}

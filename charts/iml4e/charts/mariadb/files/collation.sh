@@ -1,7 +1,7 @@
 #!/bin/bash
-# Before each start: gives the text of our databases the collation that tells all names apart, table by table.
-# ALTER TABLE rewrites a table whole or not at all, and foreign keys are written down before they are dropped: what cuts this
-# short loses nothing, and the next start goes on.
+# Before each start: convert the text columns of the databases to the collation utf8mb4_nopad_bin, table by table.
+# ALTER TABLE is atomic, and foreign keys are saved to a file before they are dropped: an interruption
+# loses nothing, and the next start continues.
 set -euo pipefail
 
 COLLATION=utf8mb4_nopad_bin

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Before each start: makes the data directory if there is none, and writes the statements that the server runs as it starts.
+# Before each start: create the data directory if there is none, and write the statements that the server runs at its start.
 # So databases, users and passwords follow the values and the Secrets, on the first start and on every later one.
 set -eu
 umask 077

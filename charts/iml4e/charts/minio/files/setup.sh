@@ -1,6 +1,6 @@
 #!/bin/sh
-# Brings a running MinIO to what the values ask for: buckets, then for each consumer a policy, a user and its key.
-# It may run again at any time. The client's image has sh, cat and sleep, and little else.
+# Configure a running MinIO by the values: buckets, then for each consumer a policy, a user and its access key.
+# Idempotent. The client's image has sh, cat and sleep, and little else.
 set -eu
 
 PATIENCE=300
