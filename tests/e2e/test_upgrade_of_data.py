@@ -113,7 +113,9 @@ def release(cluster: Cluster, values: dict[str, Any], chart: Path) -> Iterator[R
         "provisioner": default["provisioner"], "allowVolumeExpansion": True,
         **{key: default[key] for key in ("volumeBindingMode", "parameters") if default.get(key)},
     })  # fmt: skip
-    taken = {key: values["global"][key] for key in ("imageRegistry", "runtime")}
+    # the first chart knows no digests
+    runtime = {key: value for key, value in values["global"]["runtime"].items() if key != "digest"}
+    taken = {"imageRegistry": values["global"]["imageRegistry"], "runtime": runtime}
     pipelines = {"enabled": values["pipelines"]["enabled"]}
     release = Release(Cluster(cluster.config, NAME), {**VALUES, "global": taken, "pipelines": pipelines})
     try:

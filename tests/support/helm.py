@@ -127,10 +127,12 @@ def upgrade(values: Mapping[str, Any], *, timeout: str = "300s") -> str:
     return _with_values(["upgrade", RELEASE, CHART, "--namespace", NAMESPACE, *options], [], values)
 
 
-def install(name: str, files: Sequence[Path], values: Mapping[str, Any], *, timeout: str = "180s") -> str:
+def install(
+    name: str, files: Sequence[Path], values: Mapping[str, Any], *, chart: Path = CHART, timeout: str = "180s"
+) -> str:
     """Install a release into the namespace of its name, without CRDs; wait until it is Ready."""
     options = ("--skip-crds", "--wait", "--timeout", timeout)
-    return _with_values(["install", name, CHART, "--namespace", name, *options], files, values)
+    return _with_values(["install", name, chart, "--namespace", name, *options], files, values)
 
 
 def merged(*trees: Mapping[str, Any]) -> dict[str, Any]:

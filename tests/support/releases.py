@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from kubernetes.client import ApiClient
@@ -48,12 +49,12 @@ def namespace(cluster: Cluster, name: str, *rules: Object) -> Iterator[Cluster]:
 
 
 @contextlib.contextmanager
-def installed(there: Cluster, profiles: Sequence[str], *values: Object) -> Iterator[None]:
+def installed(there: Cluster, profiles: Sequence[str], *values: Object, chart: Path = helm.CHART) -> Iterator[None]:
     """A release of the namespace's name, all Ready; it and its models go at the end."""
     shared = {"imageRegistry": helm.release_values()["global"]["imageRegistry"], "runtime": runtime(there)}
     files = [helm.VALUES / f"{profile}.yaml" for profile in profiles]
     try:
-        helm.install(there.namespace, files, helm.merged(SMALL, {"global": shared}, *values))
+        helm.install(there.namespace, files, helm.merged(SMALL, {"global": shared}, *values), chart=chart)
         yield
     finally:
         for model in there.list(*MODELS):

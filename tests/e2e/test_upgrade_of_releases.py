@@ -1,0 +1,74 @@
+"""Every released chart is installed as it was packaged, upgraded to the present one, and rolled back: data and Secrets stay."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from support import helm, releases
+from support.k8s import Cluster
+
+pytestmark = [pytest.mark.disruptive, pytest.mark.timeout(600)]
+
+NAME = "earlier"
+PACKAGES = sorted((helm.REPO / "tests" / "releases").glob("iml4e-*.tgz"))
+
+
+@contextlib.contextmanager
+def tracking(there: Cluster) -> Iterator[mlflow.MlflowClient]:
+    """A client of the release's MLflow."""
+    with there.port_forward(f"service/{NAME}-gateway", 80) as port:
+        uri = f"http://localhost:{port}/mlflow"
+        yield mlflow.MlflowClient(uri, uri)
+
+
+def secrets(there: Cluster) -> dict[str, dict[str, str]]:
+    """The release's Secrets."""
+    found = there.core.list_namespaced_secret(NAME, label_selector=f"app.kubernetes.io/instance={NAME}").items
+    return {secret.metadata.name: secret.data for secret in found}
+
+
+def chart_of(there: Cluster) -> str:
+    """The chart that the gateway's Deployment is of."""
+    deployment = there.get("apps/v1", "Deployment", f"{NAME}-gateway")
+    assert deployment
+    return deployment["metadata"]["labels"]["helm.sh/chart"]
+
+
+def command(verb: str, *words: str | Path) -> None:
+    """Change the release, and wait until it is Ready."""
+    helm.helm(verb, NAME, *words, "--namespace", NAME, "--wait", "--timeout", "240s", timeout=300)
+
+
+def test_there_are_releases() -> None:
+    assert PACKAGES
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.stem)
+def test_a_release_is_upgraded_and_rolled_back_without_loss(cluster: Cluster, package: Path, tmp_path: Path) -> None:
+    with releases.namespace(cluster, NAME) as there, releases.installed(there, ["laptop"], chart=package):
+        first, keys = chart_of(there), secrets(there)
+        assert len(keys) >= 8
+        with tracking(there) as client:
+            run = client.create_run(client.create_experiment("kept")).info.run_id
+            client.log_metric(run, "loss", 0.5)
+            client.log_text(run, "kept", "note.txt")
+            client.create_registered_model("kept")
+
+        def unchanged() -> None:
+            assert secrets(there) == keys
+            with tracking(there) as client:
+                assert client.get_run(run).data.metrics == {"loss": 0.5}
+                assert Path(client.download_artifacts(run, "note.txt", str(tmp_path))).read_text() == "kept"
+                client.log_text(run, "more", "more.txt")
+                assert [model.name for model in client.search_registered_models()] == ["kept"]
+
+        command("upgrade", helm.CHART, "--reset-then-reuse-values")
+        unchanged()
+        command("rollback", "1")
+        assert chart_of(there) == first
+        unchanged()
