@@ -70,7 +70,7 @@ def _with_values(arguments: list[str | Path], files: Sequence[Path], values: Map
     flags: list[str | Path] = [flag for file in files for flag in ("--values", file)]
     with tempfile.NamedTemporaryFile("w", suffix=".json") as overrides:
         if values:
-            json.dump(values, overrides)
+            json.dump(values, overrides, ensure_ascii=False)
             overrides.flush()
             flags += ["--values", overrides.name]
         return helm(*arguments, *flags, timeout=600)
