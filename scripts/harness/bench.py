@@ -63,7 +63,7 @@ end
 
 @dataclass(frozen=True)
 class Protocol:
-    """How one row is asked for, and where its prediction stands in the answer."""
+    """The request for one row, and the place of its prediction in the answer."""
 
     path: str
     body: Callable[[list[str], list[float]], dict[str, Any]]
@@ -125,7 +125,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=int, default=3, help="length of one run")
     parser.add_argument("--runs", type=int, default=3, help="runs of each kind; the table has the medians")
     parser.add_argument(
-        "--out", type=Path, default=REPO / "docs" / "measured-model-server.md", help="where the table goes"
+        "--out", type=Path, default=REPO / "docs" / "measured-model-server.md", help="file of the table"
     )
     return parser.parse_args()
 
