@@ -320,7 +320,7 @@ def memory(session: int) -> dict[str, int]:
 def in_cluster(work: Path, columns: list[str]) -> list[Server]:
     """The cluster's model `wine` through the gateway, and inside its pod; else say why not.
 
-    It is another fit of the same pipeline: its answers are compared with those that it gives one at a time.
+    It is another fit of the same pipeline: its answers are compared with its answers to single requests.
     """
     try:
         where = urlsplit(local(GATEWAY))
@@ -479,7 +479,7 @@ def facts(args: argparse.Namespace) -> list[str]:
         "thread) has another core. Where a server has several processes they share the core and their memory is added up.",
         f"Medians of {args.runs} runs of {args.seconds} s; before each run 64 answers are compared with `pyfunc.predict`.",
         "In a pod: the cluster's own, on whatever core is free, with another fit of the same kind of model; its answers are "
-        "compared with those that it gives one at a time. From inside: the load generator is in the pod's network. The "
+        "compared with its answers to single requests. From inside: the load generator is in the pod's network. The "
         "difference of the two is the gateway's.",
     ]
 
