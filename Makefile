@@ -1,4 +1,4 @@
-# `make` alone lists the targets. Everything runs from a fresh clone. IML4E_CACHE holds what is built, IML4E_STATE the running cluster.
+# `make` alone lists the targets. Every target runs from a fresh clone. IML4E_CACHE: built programs and images; IML4E_STATE: the cluster.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -26,9 +26,9 @@ down: ## Remove the cluster of this machine; the cache stays
 	@scripts/down
 status: ## Show processes and pods of this machine's cluster
 	@scripts/status
-doctor: ## Check this machine; each finding comes with its cure
+doctor: ## Check this machine; each finding with its remedy
 	@scripts/doctor
-images: ## Build the images only
+images: ## Build the images without starting a cluster
 	@scripts/images build
 demo: ## Run a reference pipeline, deploy its model, get a prediction (PIPELINE=wine|digits, ENGINE=local|kfp)
 	@scripts/demo $(PIPELINE) $(if $(ENGINE),--engine $(ENGINE))
@@ -49,7 +49,7 @@ render: setup ## Test the chart without a cluster
 	@.venv/bin/pytest -q -n 2 tests/render
 unit: setup ## Test the Python code without a cluster
 	@.venv/bin/pytest -q tests/unit
-e2e: setup up ## Test the running platform; installs it first where it does not run
+e2e: setup up ## Test the running platform; install or upgrade the platform first
 	@KUBECONFIG=$${KUBECONFIG:-$(IML4E_STATE)/admin.conf} .venv/bin/pytest -q tests/e2e
 bench: setup ## Compare the model server with others; writes docs/measured-model-server.md
 	@scripts/bench

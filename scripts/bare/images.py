@@ -48,7 +48,7 @@ BARE_MACHINE = REPO / "values" / "bare-machine.yaml"
 
 @dataclass(frozen=True)
 class Image:
-    """A folder below images/ and the image that it stands in for; its Containerfile's ARGs name what it starts from."""
+    """A folder below images/ and the upstream image that it replaces; the ARGs of its Containerfile name its base images."""
 
     name: str
     upstream: str

@@ -126,7 +126,7 @@ def wait_until(ready: Callable[[], bool], what: str, seconds: float, log: Path |
 
 
 def exclusively(body: Callable[[], None]) -> Callable[[], None]:
-    """Let one script of those wrapped run at a time on this machine: a second one would undo the steps of the first."""
+    """Let only one of the wrapped scripts run at a time on this machine: a second script would undo the steps of the first."""
 
     def locked() -> None:
         try:

@@ -63,7 +63,7 @@ end
 
 @dataclass(frozen=True)
 class Protocol:
-    """How one row is asked for, and where its prediction stands in the answer."""
+    """The request for one row, and the place of its prediction in the answer."""
 
     path: str
     body: Callable[[list[str], list[float]], dict[str, Any]]
@@ -125,7 +125,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=int, default=3, help="length of one run")
     parser.add_argument("--runs", type=int, default=3, help="runs of each kind; the table has the medians")
     parser.add_argument(
-        "--out", type=Path, default=REPO / "docs" / "measured-model-server.md", help="where the table goes"
+        "--out", type=Path, default=REPO / "docs" / "measured-model-server.md", help="file of the table"
     )
     return parser.parse_args()
 
@@ -320,7 +320,7 @@ def memory(session: int) -> dict[str, int]:
 def in_cluster(work: Path, columns: list[str]) -> list[Server]:
     """The cluster's model `wine` through the gateway, and inside its pod; else say why not.
 
-    It is another fit of the same pipeline: its answers are compared with those that it gives one at a time.
+    It is another fit of the same pipeline: its answers are compared with its answers to single requests.
     """
     try:
         where = urlsplit(local(GATEWAY))
@@ -479,7 +479,7 @@ def facts(args: argparse.Namespace) -> list[str]:
         "thread) has another core. Where a server has several processes they share the core and their memory is added up.",
         f"Medians of {args.runs} runs of {args.seconds} s; before each run 64 answers are compared with `pyfunc.predict`.",
         "In a pod: the cluster's own, on whatever core is free, with another fit of the same kind of model; its answers are "
-        "compared with those that it gives one at a time. From inside: the load generator is in the pod's network. The "
+        "compared with its answers to single requests. From inside: the load generator is in the pod's network. The "
         "difference of the two is the gateway's.",
     ]
 

@@ -118,7 +118,7 @@ def module_dir(source: Source) -> Path:
     if source.sum and answer.get("Sum") != source.sum:
         raise console.Failure(
             f"The module {source.module}@{source.version} has checksum {answer.get('Sum')}, not {source.sum}.",
-            "Compare it with the source: somebody has changed the module or the pinned checksum.",
+            "Compare the module with its source: the module or the pinned checksum has changed.",
         )
     return Path(answer["Dir"])
 
@@ -126,7 +126,7 @@ def module_dir(source: Source) -> Path:
 def without_descriptions(schema: object, named: bool = False) -> object:
     """Copy a schema without its descriptions.
 
-    `named` says that the keys at this level are names of fields, and one of those may well be "description".
+    `named` says that the keys at this level are names of fields, and a field may have the name "description".
     """
     if isinstance(schema, dict):
         return {

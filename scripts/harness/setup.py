@@ -66,7 +66,7 @@ def environment() -> None:
             env = {"UV_CACHE_DIR": str(CACHE / "uv" / "cache"), "VIRTUAL_ENV": str(folder)}
             console.run([*tool, "venv", "--clear", folder], log=log)
             console.run([*tool, "pip", "sync", LOCK], env=env, log=log)
-            # The package as it stands in the repository, with its command and its plug-in of MLflow.
+            # The package of this repository, editable, with its command and its MLflow plug-in.
             console.run([*tool, "pip", "install", "--no-deps", "--no-build-isolation", "-e", REPO], env=env, log=log)
             (folder / "complete").touch()
     link = REPO / ".venv"

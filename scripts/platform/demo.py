@@ -60,7 +60,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, metavar="PATH", help="your own data: a CSV file, or a folder of PNG files")
     parser.add_argument("--release", default="iml4e", help="Helm release")
     parser.add_argument("--namespace", default="iml4e", help="its namespace")
-    parser.add_argument("--json", action="store_true", help="print the result alone, as JSON; the log goes to stderr")
+    parser.add_argument(
+        "--json", action="store_true", help="print only the result, as JSON; the log is on standard error"
+    )
     return parser.parse_args()
 
 
@@ -180,7 +182,7 @@ def job(name: str, release: str, namespace: str, config: dict[str, str], words: 
 
 
 def start(name: str, args: argparse.Namespace, code: bytes, words: list[str]) -> None:
-    """Create the Job, and the ConfigMap that goes away with it."""
+    """Create the Job, and the ConfigMap that is deleted with the Job."""
     described = job(name, args.release, args.namespace, settings(args), words)
     made = kubectl("create", "-f", "-", "-o", "json", stdin=json.dumps(described))
     owner = {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": json.loads(made)["metadata"]["uid"]}

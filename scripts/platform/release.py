@@ -123,7 +123,7 @@ def _own_values() -> list[str]:
 def install(own: bool) -> None:
     """Install or upgrade the chart and wait until everything is ready."""
     profile = os.environ.get("IML4E_PROFILE", "laptop")
-    # Helm installs CRDs but never upgrades them: an annotation of the namespace has the digest of those applied.
+    # Helm installs CRDs but never upgrades them: an annotation of the namespace has the digest of the applied CRDs.
     crds = sorted(CHART.glob("charts/*/crds"))
     digest = hashlib.sha256(b"".join(path.read_bytes() for crd in crds for path in sorted(crd.iterdir()))).hexdigest()[
         :16

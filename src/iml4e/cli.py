@@ -37,7 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"iml4e: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("iml4e: interrupted; what was started in the cluster goes on, `iml4e models` shows it", file=sys.stderr)
+        print(
+            "iml4e: interrupted; a deployment that began continues in the cluster: see `iml4e models`", file=sys.stderr
+        )
         return 130
     except BrokenPipeError:  # as in `iml4e logs NAME | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -55,7 +57,9 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="iml4e", description=__doc__)
     top.add_argument("--version", action="version", version=__version__)
     top.add_argument("--release", help="Helm release (IML4E_RELEASE; default: iml4e)")
-    top.add_argument("--namespace", dest="release_namespace", help="its namespace (IML4E_NAMESPACE; default: iml4e)")
+    top.add_argument(
+        "--namespace", dest="release_namespace", help="namespace of the release (IML4E_NAMESPACE; default: iml4e)"
+    )
     top.add_argument("--url", help="address of the platform (IML4E_URL; default: the release's own)")
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
@@ -66,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
         made.set_defaults(run=run)
         if endpoint:
             made.add_argument("name", metavar="NAME", help="endpoint, as `iml4e models` lists it")
-            made.add_argument("--namespace", default="", help="of the endpoint; default: the release's for models")
+            made.add_argument("--namespace", default="", help="namespace of the endpoint; default: the release's")
         return made
 
     deploy = command("deploy", _deploy, "Serve a registered model, and wait until it answers.")
@@ -74,20 +78,20 @@ def parser() -> argparse.ArgumentParser:
         "model", metavar="MODEL", help="fraud@champion, fraud/3, models:/fraud/3, or fraud (the champion)"
     )
     for flag, text in {
-        "--name": "of the endpoint; default: the model's",
-        "--namespace": "namespace of the endpoint; default: the release's for models",
+        "--name": "name of the endpoint; default: the model's name",
+        "--namespace": "namespace of the endpoint; default: the release's",
         "--cpu": "CPU request, such as 500m; default: the runtime's",
         "--memory": "memory request, such as 1Gi",
         "--cpu-limit": "CPU limit",
         "--memory-limit": "memory limit",
-        "--gpu": "number of GPUs, or RESOURCE=NUMBER; the resource is nvidia.com/gpu",
+        "--gpu": "number of GPUs, or RESOURCE=NUMBER; default resource: nvidia.com/gpu",
         "--image": "image with Python and mlflow, instead of the release's",
         "--runtime": "serving runtime, instead of the release's",
-        "--service-account": "of the model's pods",
+        "--service-account": "service account of the model's pods",
     }.items():
         deploy.add_argument(flag, help=text)
-    deploy.add_argument("--replicas", type=int, help="minimum of replicas")
-    deploy.add_argument("--max-replicas", type=int, help="maximum of replicas, when the load grows")
+    deploy.add_argument("--replicas", type=int, help="minimum number of replicas")
+    deploy.add_argument("--max-replicas", type=int, help="maximum number of replicas, reached under load")
     deploy.add_argument(
         "--node-selector", action="append", metavar="KEY=VALUE", help="node selector of the pods; repeatable"
     )
@@ -97,7 +101,11 @@ def parser() -> argparse.ArgumentParser:
     deploy.add_argument(
         "--packages", action="append", help="requirement that the server installs when it starts; repeatable"
     )
-    deploy.add_argument("--batching", choices=["on", "off"], help="predict all waiting requests in one call")
+    deploy.add_argument(
+        "--batching",
+        choices=["on", "off"],
+        help="predict all waiting requests in one call; default: on if rows are independent",
+    )
     deploy.add_argument(
         "--force",
         action="store_true",
@@ -109,19 +117,21 @@ def parser() -> argparse.ArgumentParser:
     deploy.add_argument("--json", action="store_true", help="print the endpoint as JSON, progress on standard error")
 
     models = command("models", _models, "List endpoints: version, whether the version is the champion, and state.")
-    models.add_argument("--namespace", default="", help="of the endpoints; default: the release's for models")
+    models.add_argument("--namespace", default="", help="namespace of the endpoints; default: the release's")
     models.add_argument("--json", action="store_true", help="print JSON")
 
-    rollback = command("rollback", _rollback, "Serve the version before the present one again.", endpoint=True)
-    rollback.add_argument("--timeout", type=float, default=300, help="seconds until it must be ready; default: 300")
-    command("delete", _delete, "Stop serving a model; the registry keeps it.", endpoint=True)
+    rollback = command("rollback", _rollback, "Serve the previous version again, with its settings.", endpoint=True)
+    rollback.add_argument(
+        "--timeout", type=float, default=300, help="seconds until the endpoint must be ready; default: 300"
+    )
+    command("delete", _delete, "Delete an endpoint; the registry keeps the model.", endpoint=True)
 
     logs = command("logs", _logs, "Print the log of a served model.", endpoint=True)
     logs.add_argument("-f", "--follow", action="store_true", help="follow the log")
-    logs.add_argument("-p", "--previous", action="store_true", help="log of the previous, ended container")
+    logs.add_argument("-p", "--previous", action="store_true", help="print the log of the previous container instead")
 
     predict = command(
-        "predict", _predict, "Ask a served model; the version that answers goes to standard error.", endpoint=True
+        "predict", _predict, "Ask a served model; print the version that answers on standard error.", endpoint=True
     )
     predict.add_argument("--data", required=True, help="CSV file with a header, JSON file of rows, or JSON itself")
     predict.add_argument("--param", action="append", metavar="KEY=VALUE", help="inference parameter; repeatable")
@@ -132,11 +142,13 @@ def parser() -> argparse.ArgumentParser:
     put.add_argument("source", metavar="FILE|FOLDER")
     put.add_argument("name", metavar="NAME", help="such as fraud/2026.csv")
     listing = command("list", _list, "List datasets.", to=data)
-    listing.add_argument("prefix", nargs="?", default="", help="only those whose name begins so")
+    listing.add_argument("prefix", nargs="?", default="", help="list only datasets whose name begins with PREFIX")
     listing.add_argument("--json", action="store_true", help="print JSON")
     get = command("get", _get, "Fetch a version of a dataset.", to=data)
     get.add_argument(
-        "address", metavar="ADDRESS", help="as `data put` and `data list` print it, or a name: its latest version"
+        "address",
+        metavar="ADDRESS",
+        help="address that `data put` and `data list` print, or a name, for its latest version",
     )
     get.add_argument("-o", "--output", default="", help="path to write to; default: the dataset's name")
     return top

@@ -10,7 +10,7 @@ from iml4e import Error, platform
 
 Object = dict[str, Any]
 
-#: Who applies, in the objects' managedFields.
+#: Field manager of server-side apply.
 MANAGER = "iml4e"
 API = {
     "InferenceService": ("serving.kserve.io/v1beta1", "inferenceservices"),
@@ -61,7 +61,7 @@ class Cluster:
         return json.loads(text) if answer.headers.get("Content-Type", "").startswith("application/json") else text
 
     def _send(self, method: str, path: str, body: Any, headers: dict[str, str], query: Object, timeout: Any) -> Any:
-        """Send by the connections of the Kubernetes client, whose own way to do so differs from release to release."""
+        """Send through the connection pool of the Kubernetes client, whose own methods differ from release to release."""
         import urllib3
 
         configuration = self.api.configuration
@@ -90,10 +90,10 @@ class Cluster:
 
     @contextlib.contextmanager
     def told(self, what: str) -> Iterator[None]:
-        """Turn a refusal of the API server into a sentence that begins with what was tried.
+        """Turn a refusal of the API server into a sentence that begins with the attempted action.
 
         Raises:
-            Error: it was refused.
+            Error: the API server refused the request.
         """
         try:
             yield
@@ -123,7 +123,7 @@ class Cluster:
         )
 
     def delete(self, kind: str, name: str, uid: str = "") -> bool:
-        """Delete an object, with `uid` only that very one; False if there was none.
+        """Delete an object, with `uid` only the object of that UID; False if there was no such object.
 
         Raises:
             RefusedError: another of that name took its place (status 409), or it may not be deleted.

@@ -43,7 +43,7 @@ class Dataset:
     sha256: str = ""
     """Of the content, hexadecimal; empty in a listing."""
     size: int = 0
-    """Bytes; of a folder those of its manifest."""
+    """Size in bytes; of a folder the size of its manifest."""
     modified: str = ""
 
 
@@ -124,7 +124,7 @@ def read(name: str, version: str = "") -> tuple[Dataset, bytes]:
 
 
 def get(name: str, version: str = "", to: str | Path = "", *, packed: bool = False) -> Dataset:
-    """Write a version of a dataset to a file, or those of a manifest into a folder.
+    """Write a version of a dataset to a file, or the files of a manifest into a folder.
 
     Args:
         name: key in the bucket, name of a folder, or the address of a version.
@@ -222,7 +222,7 @@ def as_csv(rows: Iterable[dict[str, str]]) -> bytes:
 
 @functools.cache
 def client() -> Any:
-    """The S3 client: keys of the environment, else those of Secret `<release>-s3-pipelines`, by the kubeconfig.
+    """The S3 client: keys of the environment, else keys of Secret `<release>-s3-pipelines`, read by the kubeconfig.
 
     An address that only the cluster knows is reached by a port-forward, for as long as this process lives.
 

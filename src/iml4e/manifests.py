@@ -15,7 +15,7 @@ RUNTIME = "mlflow"
 CONTAINER = "kserve-container"
 MODEL, VERSION, FORMER = "iml4e.org/model", "iml4e.org/model-version", "iml4e.org/previous-version"
 REVISION = "iml4e.org/revision"
-"""Digest of the spec: KServe copies annotations to pods, which tells the new ones."""
+"""Digest of the spec: KServe copies annotations to pods, so the digest identifies the new pods."""
 PREVIOUS = "iml4e.org/previous"
 """Annotations and spec of the former version, as JSON, to go back to."""
 OURS = {"app.kubernetes.io/managed-by": "iml4e"}

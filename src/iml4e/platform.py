@@ -1,8 +1,8 @@
 """Settings of a release: names and addresses of its parts, read once.
 
 1. The environment of this process. Pods take it from the ConfigMap `<release>-runner`.
-2. That ConfigMap itself, by the kubeconfig: IML4E_RELEASE (default iml4e) in namespace IML4E_NAMESPACE (default iml4e). Its
-   in-cluster addresses are replaced by those below IML4E_URL, or below the release's `global.publicUrl`; an MLflow that is not
+2. That ConfigMap itself, by the kubeconfig: IML4E_RELEASE (default iml4e) in namespace IML4E_NAMESPACE (default iml4e). Addresses
+   below IML4E_URL, or below the release's `global.publicUrl`, replace its in-cluster addresses; an MLflow that is not
    the release's own keeps its address.
 3. IML4E_URL alone: MLflow, Kubeflow Pipelines and the models below that address.
 """
@@ -70,7 +70,7 @@ def get(name: str) -> str:
 
 
 def settings() -> dict[str, str]:
-    """All settings of the release, those of this environment first."""
+    """All settings of the release; the environment of this process takes precedence."""
     known = _release()[0]
     return known | {name: os.environ[name] for name in known if os.environ.get(name)}
 

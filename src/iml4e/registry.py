@@ -72,7 +72,7 @@ def resolve(reference: str) -> Version:
     MLflow's own spelling, `models:/` before it, is understood as well.
 
     Raises:
-        Error: there is no such model, alias or version; the sentence names those that there are.
+        Error: there is no such model, alias or version; the sentence names the existing ones.
     """
     text = reference.removeprefix("models:").strip("/")
     name, at, alias = text.rpartition("@")

@@ -197,7 +197,7 @@ def _place(
 
 
 def rollback(name: str, *, namespace: str = "", timeout: float = 300, say: Say = print) -> Endpoint:
-    """Serve the version before the present one again, with the settings that it had.
+    """Serve the previous version again, with its settings.
 
     Raises:
         Error: there is none, or it does not start.
@@ -311,7 +311,7 @@ def crown(name: str, version: str, *, namespace: str = "") -> None:
 
 
 def _still(name: str, version: str, namespace: str) -> Endpoint:
-    """An endpoint, whose present deployment is that of a version.
+    """An endpoint whose present deployment serves the given version.
 
     Raises:
         TookOverError: it is that of another one.
@@ -374,7 +374,7 @@ def _roll(cluster: Cluster, service: Object, former: Object | None, timeout: flo
     """Apply an InferenceService and its route, wait until the model serves, and restore the former state if the model does not.
 
     Raises:
-        Error: it does not start, or somebody else changed it meanwhile.
+        Error: the model does not start, or another client changed the InferenceService meanwhile.
     """
     name, version = service["metadata"]["name"], annotations_of(service)[VERSION]
     seen = {event["metadata"]["uid"]: event.get("count") for event in _warnings(cluster)}
@@ -413,7 +413,7 @@ def _wait(cluster: Cluster, service: Object, seen: dict[str, Any], timeout: floa
     Raises:
         NotReadyError: the pods do not become ready in time, or for a reason that cannot change without action.
         TookOverError: another version was deployed meanwhile.
-        Error: somebody else deleted it meanwhile.
+        Error: another client deleted the InferenceService meanwhile.
     """
     name, annotations = service["metadata"]["name"], annotations_of(service)
     least = service["spec"]["predictor"].get("minReplicas", 1)
@@ -508,7 +508,7 @@ def _served(cluster: Cluster, name: str, *, own: bool = True) -> Object:
     """The InferenceService of an endpoint.
 
     Raises:
-        Error: there is none, or with `own` it is somebody else's.
+        Error: there is no InferenceService, or with `own` another tool made it.
     """
     with cluster.told("read"):
         service = cluster.get("InferenceService", name)
@@ -615,7 +615,7 @@ def _untag(place: str, served: tuple[str, str] = ("", "")) -> None:
 
 
 def _reach(namespace: str, say: Say) -> Cluster | None:
-    """The namespace of an endpoint; None where this account may not change it and Kubeflow Pipelines can do so instead.
+    """The namespace of an endpoint; None where this account may not change the endpoint but Kubeflow Pipelines can.
 
     Raises:
         Error: neither.
@@ -669,7 +669,7 @@ def _by_pipeline(function: str, arguments: Object) -> Any:
     step = dsl.component(
         serve,
         base_image=platform.find("RUNTIME_IMAGE", "ghcr.io/mlflow/mlflow:v3.17.2-full"),
-        packages_to_install=["kfp==2.17.0"],  # pip asks nobody where the image has it
+        packages_to_install=["kfp==2.17.0"],  # no download if the image has this version
         install_kfp_package=False,
         embedded_artifact_path=embedding.packed([serve]),
     )

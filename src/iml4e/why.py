@@ -184,7 +184,7 @@ def _not_created(message: str) -> Reason:
     elif "violates PodSecurity" in message:
         cure = "the runtime or --image asks for rights that the namespace does not give"
     elif "denied the request" in message:
-        cure = "ask who runs that policy"
+        cure = "ask the administrator of that policy"
     elif "error looking up service account" in message:
         cure = "make that service account; docs/serving.md, 'Other namespaces', has the steps"
     elif "minimum" in message or "maximum" in message:

@@ -59,7 +59,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "limits that limit nobody": (
         {"gateway": {"service": {"loadBalancerSourceRanges": ["10.0.0.0/8"]}}},
-        "gateway.service.loadBalancerSourceRanges would limit nobody, because gateway.service.type is NodePort: set",
+        "gateway.service.loadBalancerSourceRanges has no effect, because gateway.service.type is NodePort: set",
     ),
     "a route without a gateway": (
         {"gateway": {"enabled": False}},

@@ -113,7 +113,7 @@ def _reason(code: int, said: list[str]) -> str:
 
 
 def returned(outputs: dict[str, Any]) -> dict[str, Any]:
-    """Read a step's output parameters: returned ones are in one file, those written to a path in files of their own."""
+    """Read a step's output parameters: returned values are in one file, values written to a path in a file each."""
     file = Path(outputs["outputFile"])
     values = json.loads(file.read_text()).get("parameterValues", {}) if file.exists() else {}
     for name, place in outputs.get("parameters", {}).items():

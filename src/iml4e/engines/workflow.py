@@ -92,7 +92,7 @@ class Workflow:
 
 
 def fetch(host: str, run_id: str) -> Workflow:
-    """Read the Workflow of a run; it is there also when the cluster has deleted it.
+    """Read the Workflow of a run; the API server keeps the Workflow after the cluster has deleted it.
 
     Args:
         host: address of Kubeflow Pipelines at the gateway.
@@ -107,7 +107,7 @@ def fetch(host: str, run_id: str) -> Workflow:
 
 
 def parse(manifest: str) -> Workflow:
-    """Parse the JSON of a Workflow; empty text stands for a run that Argo has not seen yet."""
+    """Parse the JSON of a Workflow; empty text means a run that Argo has not seen yet."""
     status = json.loads(manifest or "{}").get("status", {})
     nodes = status.get("nodes") or {}
     if "compressedNodes" in status:  # beyond 1 MiB

@@ -24,7 +24,7 @@ argocd.argoproj.io/compare-options: IgnoreExtraneous
 argocd.argoproj.io/sync-options: Prune=false,Delete=false
 {{- end }}
 
-{{/* The Secrets that the parts of this release need and nobody else brings, as YAML. */}}
+{{/* The Secrets that the Job makes, as YAML: all that parts of this release need and no existingSecret replaces. */}}
 {{- define "iml4e.secrets.plan" -}}
 secrets:
 {{- if .Values.minio.enabled }}

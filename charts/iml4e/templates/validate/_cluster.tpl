@@ -1,9 +1,9 @@
-{{- /* What the cluster has that another release owns: Helm's own words name neither reason nor cure. Nothing is looked up without one. */}}
+{{- /* Objects of the cluster that another release owns: Helm's own message names neither reason nor remedy. Without a cluster there are no findings. */}}
 {{- define "iml4e.findings.cluster" }}
 {{- $on := dict }}
 {{- range .Chart.Dependencies }}{{ $_ := set $on .Name true }}{{ end }}
 {{- $kserve := and $on.kserve .Values.kserve.controller.enabled }}
-{{- /* only parts that make a ClusterRole: for the others, nobody needs the right to read one */}}
+{{- /* only parts with a ClusterRole: an installation without them needs no right to read ClusterRoles */}}
 {{- range $part, $makes := dict "gateway" $on.gateway "prometheus" $on.prometheus "kserve" $kserve }}
 {{- if $makes }}
 {{- $name := printf "%s-%s" $.Release.Name $part }}
@@ -19,7 +19,7 @@
 {{ . }} runs KServe's controller, and there can be one in a cluster: set kserve.controller.enabled=false, and install with --skip-crds.
 {{- end }}
 {{- end }}
-{{- /* its name in KServe's own charts and manifests */}}
+{{- /* the name of the webhook in KServe's own charts and manifests */}}
 {{- if lookup "admissionregistration.k8s.io/v1" "ValidatingWebhookConfiguration" "" "inferenceservice.serving.kserve.io" }}
 A KServe that is not of this chart runs in the cluster (ValidatingWebhookConfiguration inferenceservice.serving.kserve.io): set kserve.controller.enabled=false, and install with --skip-crds.
 {{- end }}
@@ -34,7 +34,7 @@ A KServe that is not of this chart runs in the cluster (ValidatingWebhookConfigu
 {{ . }} has Kubeflow Pipelines, and there can be one in a namespace: set pipelines.enabled=false, or choose another namespace.
 {{- end }}
 {{- end }}
-{{- /* at the installation alone: who upgrades may have no right to list Services of other namespaces */}}
+{{- /* only at the installation: an upgrade may run without the right to list Services of other namespaces */}}
 {{- if and .Release.IsInstall $on.gateway (eq .Values.gateway.service.type "NodePort") }}
 {{- $own := printf "%s-gateway" .Release.Name }}
 {{- $ports := dict "nodePort" .Values.gateway.service.nodePort }}

@@ -1,4 +1,4 @@
-{{- /* What only values tell. A finding is a line of text: what is wrong, and what to do. */}}
+{{- /* Checks of values alone. A finding is a line of text: what is wrong, and what to do. */}}
 
 {{- /* Whether values have a key: dict "values" .Values "key" "global.s3.endpoint" */}}
 {{- define "iml4e.has" }}
@@ -62,7 +62,7 @@ Release name {{ $name }} cannot be used: names of objects begin with it, so it n
 {{- if or .Values.mlflow.enabled (not (include "iml4e.isOwn" (dict "host" $url.hostname "service" "mlflow" "Release" .Release))) }}true{{ end }}
 {{- end }}
 
-{{- /* Parts that are off, and who still looks for them. */}}
+{{- /* Parts that are off although another part needs them. */}}
 {{- define "iml4e.findings.wiring" }}
 {{- $on := dict }}
 {{- range .Chart.Dependencies }}{{ $_ := set $on .Name true }}{{ end }}

@@ -1,4 +1,4 @@
-{{- /* What the values ask of volumes that exist, before anything is changed. Without a cluster nothing is looked up. */}}
+{{- /* Changes of existing volumes that Kubernetes would refuse. Without a cluster there are no findings. */}}
 {{- define "iml4e.bytes" -}}
 {{- $units := dict "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "E" 1e18 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 "Pi" 1125899906842624 "Ei" 1152921504606846976 }}
 {{- mulf (regexFind "^[0-9.]+" .) (get $units (regexFind "[a-zA-Z]+$" .) | default 1) }}
