@@ -267,6 +267,21 @@ def test_an_artifact_on_the_page_is_the_one_in_the_store(kubeflow: Kubeflow, run
     assert kubeflow.artifact(key) == stored
 
 
+def test_lineage_at_the_gateway_is_read_only(kubeflow: Kubeflow, gateway: Gateway) -> None:
+    def ask(method: str) -> int:
+        empty = b"\0\0\0\0\0"
+        headers = {"Content-Type": "application/grpc-web+proto"}
+        path = f"/ml_metadata.MetadataStoreService/{method}"
+        return requests.post(gateway.url + path, data=empty, headers=headers, timeout=15).status_code
+
+    assert ask("GetArtifactTypes") == 200
+    assert {method: ask(method) for method in ("PutArtifacts", "PutContexts", "PutArtifactType")} == {
+        "PutArtifacts": 404,
+        "PutContexts": 404,
+        "PutArtifactType": 404,
+    }
+
+
 def test_the_page_finds_an_artifact_by_its_lineage(kubeflow: Kubeflow, run: Run) -> None:
     key = run.keys()["measure/note"]
     known = kubeflow.lineage_of(f"minio://{BUCKET}/{key}")

@@ -113,6 +113,8 @@ def test_page_api_and_metadata_are_under_the_gateway() -> None:
 
 def test_browsers_reach_metadata_through_a_translator_beside_it() -> None:
     config = yaml.safe_load(find(platform(), "ConfigMap", "iml4e-pipelines-metadata")["data"]["grpc-web.yaml"])["http"]
+    (router,) = config["routers"].values()
+    assert router["rule"] == "PathPrefix(`/ml_metadata.MetadataStoreService/Get`)", "open at the gateway: read only"
     router = config["routers"]["metadata"]
     kinds = [next(iter(config["middlewares"][name])) for name in router["middlewares"]]
     assert kinds == ["grpcWeb", "headers"]
