@@ -129,7 +129,10 @@ def test_a_secret_of_somebody_else_keeps_its_data(capsys: pytest.CaptureFixture[
 def test_a_secret_that_lacks_a_key_is_told_and_left_alone(data: Any, capsys: pytest.CaptureFixture[str]) -> None:
     cluster = Cluster({"metadata": {"name": "db"}, "data": data})
     assert make(cluster, PASSWORD, {**PASSWORD, "name": "other"}) == 1
-    assert "Secret db is there, but lacks username, password: add what is missing" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "Secret db is there, but lacks username, password: add what is missing" in told
+    # a sync alone starts no Job that has ended
+    assert "delete this Job and sync" in told
     # the others are made all the same
     assert cluster.written == ["other"]
 

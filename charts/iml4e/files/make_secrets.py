@@ -227,7 +227,7 @@ def make(api: Api, namespace: str, writer: str, wanted: dict[str, Any]) -> dict[
     if missing := lacks(found, wanted):
         raise Failure(
             f"Secret {name} is there, but lacks {', '.join(missing)}: add what is missing, or delete the Secret and it is made anew; "
-            "then upgrade or sync again."
+            "then upgrade, or delete this Job and sync."
         )
     if other := differs(found, wanted):
         print(
