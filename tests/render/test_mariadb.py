@@ -8,7 +8,10 @@ from support.helm import render
 from support.objects import find, planned_secrets, pod_template
 from support.wiring import dangling
 
-TWO = {"mariadb": {"databases": [{"name": "mlflow", "user": "mlflow"}, {"name": "other_one", "user": "somebody"}]}}
+TWO = {
+    "mariadb": {"databases": [{"name": "mlflow", "user": "mlflow"}, {"name": "other_one", "user": "somebody"}]},
+    "pipelines": {"enabled": False},
+}
 
 
 def test_each_database_has_a_user_and_a_password_of_its_own() -> None:
@@ -20,7 +23,11 @@ def test_each_database_has_a_user_and_a_password_of_its_own() -> None:
 
 
 def test_an_existing_secret_replaces_the_generated_one() -> None:
-    values = {"mariadb": {"databases": [{"name": "mlflow", "user": "mlflow", "existingSecret": "my-db"}]}}
+    values = {
+        "mariadb": {"databases": [{"name": "mlflow", "user": "mlflow", "existingSecret": "my-db"}]},
+        "mlflow": {"database": {"existingSecret": "my-db"}},
+        "pipelines": {"enabled": False},
+    }
     objects = render("laptop", values)
     assert "iml4e-db-mlflow" not in planned_secrets(objects)
     assert "my-db" in str(pod_template(find(objects, "StatefulSet", "iml4e-mariadb")))

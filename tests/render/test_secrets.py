@@ -111,7 +111,14 @@ CHANGES: dict[str, dict[str, Any]] = {
         "minio": {"tolerations": [{"operator": "Exists"}]},
     },
     "affinity": {"secrets": {"affinity": {"podAffinity": {}}}, "minio": {"affinity": {"podAffinity": {}}}},
-    "plan": {"minio": {"consumers": [{"name": "new", "buckets": [{"name": "a-bucket", "access": "ro"}]}]}},
+    "plan": {
+        "minio": {
+            "consumers": [
+                {"name": name, "buckets": [{"name": "a-bucket", "access": "ro"}]}
+                for name in ("mlflow", "pipelines", "models", "new")
+            ]
+        }
+    },
 }
 
 

@@ -92,6 +92,22 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"pipelines": {"s3": {"existingSecret": ""}}},
         "pipelines.s3.existingSecret is empty, so pods get their rights from the cloud, which",
     ),
+    "a list of consumers without those of the parts": (
+        {"minio": {"consumers": [{"name": "labelling", "buckets": [{"name": "scans", "access": "ro"}]}]}},
+        "minio.consumers has no entry for Secret iml4e-s3-mlflow, which parts read: add that consumer",
+    ),
+    "a list of databases without those of the parts": (
+        {"mariadb": {"databases": [{"name": "labels", "user": "labels"}]}},
+        "mariadb.databases has no entry for Secret iml4e-db-mlflow, which parts read: add that database",
+    ),
+    "a database in a Secret that its part does not read": (
+        {"mariadb": {"databases": [{"name": "mlflow", "user": "mlflow", "existingSecret": "mine"}]}},
+        "mariadb.databases has no entry for Secret iml4e-db-mlflow, which parts read: add that database",
+    ),
+    "an unknown shared fact": (
+        {"global": {"storageClas": "fast"}},
+        "global.storageClas is no value of this chart: correct or remove it",
+    ),
     "authorities under a key that KServe does not read": (
         {"global": {"caCertificate": {"existingConfigMap": "company-ca"}}},
         "KServe reads certificate authorities from the key cabundle.crt of a ConfigMap alone: name the key so in ConfigMap",
@@ -135,6 +151,15 @@ ACCEPTED: dict[str, dict[str, Any]] = {
     "a Gateway of another controller": {"gateway": {"enabled": False}, "global": {"gateway": SHARED}},
     "TLS that ends before the gateway": {"global": {"publicUrl": "https://ml.example.org"}},
     "no models, whatever their replicas": {"kserve": {"enabled": False, "models": {"replicas": {"min": 3, "max": 2}}}},
+    "a store of somebody else beside the own one, which has other consumers": {
+        "minio": {"consumers": [{"name": "labelling", "buckets": [{"name": "scans", "access": "ro"}]}]},
+        "global": {"s3": {"endpoint": "https://s3.example.org"}},
+    },
+    "databases in Secrets of their own": {
+        "mariadb": {"databases": [{"name": "mlflow", "user": "mlflow", "existingSecret": "mine"}]},
+        "mlflow": {"database": {"existingSecret": "mine"}},
+        "pipelines": {"enabled": False},
+    },
     "an open gateway that somebody insists on": {
         "gateway": {"service": {"type": "LoadBalancer"}, "allowAnonymous": True},
     },
@@ -154,6 +179,16 @@ def test_impossible_values_are_refused_with_a_sentence(what: str) -> None:
     values, sentence = REFUSED[what]
     with pytest.raises(HelmError, match=re.escape(sentence)):
         render("laptop", values)
+
+
+def test_a_chart_around_this_one_may_have_facts_of_its_own(tmp_path: Path) -> None:
+    """As Argo CD users wrap charts: this one sees the keys of all neighbours under `global`."""
+    (tmp_path / "charts").mkdir()
+    shutil.copytree(CHART, tmp_path / "charts" / "iml4e")
+    dependency = {"name": "iml4e", "version": ">=0.0.0"}
+    about = {"apiVersion": "v2", "name": "company", "version": "1.0.0", "dependencies": [dependency]}
+    (tmp_path / "Chart.yaml").write_text(yaml.safe_dump(about))
+    assert render(chart=tmp_path, values={"global": {"environment": "production"}})
 
 
 @pytest.mark.parametrize("what", ACCEPTED)

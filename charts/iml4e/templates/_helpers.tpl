@@ -22,3 +22,26 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- toJson $podSpec }}
 {{- end }}
+
+{{- /* Secrets that the parts read, as YAML: `keys` of the S3 store, `accounts` of the database. */}}
+{{- define "iml4e.secretsRead" -}}
+{{- $on := dict }}
+{{- range .Chart.Dependencies }}{{ $_ := set $on .Name true }}{{ end }}
+{{- $keys := list }}
+{{- if or $on.mlflow $on.pipelines $on.kserve }}
+{{- $keys = list (tpl .Values.runner.s3Secret .) }}
+{{- end }}
+{{- $accounts := list }}
+{{- with .Subcharts.mlflow }}
+{{- $keys = tpl .Values.s3.existingSecret . | append $keys }}
+{{- $accounts = tpl .Values.database.existingSecret . | append $accounts }}
+{{- end }}
+{{- with .Subcharts.pipelines }}
+{{- $keys = tpl .Values.s3.existingSecret . | append $keys }}
+{{- $accounts = concat $accounts (list (tpl .Values.api.database.existingSecret .) (tpl .Values.metadata.database.existingSecret .)) }}
+{{- end }}
+{{- with .Subcharts.kserve }}
+{{- $keys = tpl .Values.s3.existingSecret . | append $keys }}
+{{- end }}
+{{- dict "keys" ($keys | compact | uniq) "accounts" ($accounts | compact | uniq) | toYaml }}
+{{- end }}

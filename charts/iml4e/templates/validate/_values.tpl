@@ -16,7 +16,7 @@
 {{- if not (include "iml4e.has" (dict "values" $.Values "key" .)) }}{{ $missing = append $missing . }}{{ end }}
 {{- end }}
 {{- with $missing }}
-The values lack {{ join ", " . }}: they are those of an earlier version of the chart. Upgrade with --reset-then-reuse-values instead of --reuse-values.
+The values lack {{ join ", " . }}: they are those of an earlier version of the chart. Upgrade with --reset-then-reuse-values instead of --reuse-values. Where null removed one, give it an empty value instead.
 {{- end }}
 {{- end }}
 
@@ -24,6 +24,19 @@ The values lack {{ join ", " . }}: they are those of an earlier version of the c
 {{- range .Files.Get "files/removed.yaml" | fromYamlArray }}
 {{- if include "iml4e.has" (dict "values" $.Values "key" .key) }}
 {{ .key }} {{ .cure }}.
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- /* The schema admits any key under `global`: as a dependency of another chart, this one is handed the keys of all its neighbours. */}}
+{{- define "iml4e.findings.global" }}
+{{- if .Chart.IsRoot }}
+{{- $own := dict }}
+{{- range .Files.Get "files/values.yaml" | fromYamlArray }}{{ $_ := set $own (splitList "." . | rest | first) true }}{{ end }}
+{{- range $key, $_ := .Values.global }}
+{{- if not (hasKey $own $key) }}
+global.{{ $key }} is no value of this chart: correct or remove it (docs/values.md lists all).
+{{- end }}
 {{- end }}
 {{- end }}
 {{- end }}
@@ -60,6 +73,39 @@ Release name {{ $name }} cannot be used: names of objects begin with it, so it n
 {{- define "iml4e.hasMlflow" -}}
 {{- $url := tpl .Values.global.mlflow.url . | urlParse }}
 {{- if or .Values.mlflow.enabled (not (include "iml4e.isOwn" (dict "host" $url.hostname "service" "mlflow" "Release" .Release))) }}true{{ end }}
+{{- end }}
+
+{{- /* Secrets of the own stores that parts read and nobody makes: a list in values replaces the whole default list. */}}
+{{- define "iml4e.findings.lists" }}
+{{- $read := include "iml4e.secretsRead" . | fromYaml }}
+{{- $s3 := tpl .Values.global.s3.endpoint . | urlParse }}
+{{- with .Subcharts.minio }}
+{{- if include "iml4e.isOwn" (dict "host" $s3.hostname "service" "minio" "Release" .Release) }}
+{{- $made := list }}
+{{- range $each := .Values.consumers }}
+{{- $made = tpl ($each.existingSecret | default "") $.Subcharts.minio | default (printf "%s-s3-%s" $.Release.Name $each.name) | append $made }}
+{{- end }}
+{{- range $read.keys }}
+{{- if and (hasPrefix (printf "%s-s3-" $.Release.Name) .) (not (has . $made)) }}
+minio.consumers has no entry for Secret {{ . }}, which parts read: add that consumer (a list in values replaces the whole default list).
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- $host := tpl .Values.global.database.host . }}
+{{- with .Subcharts.mariadb }}
+{{- if include "iml4e.isOwn" (dict "host" $host "service" "mariadb" "Release" .Release) }}
+{{- $made := list }}
+{{- range $each := .Values.databases }}
+{{- $made = tpl ($each.existingSecret | default "") $.Subcharts.mariadb | default (printf "%s-db-%s" $.Release.Name (replace "_" "-" $each.name)) | append $made }}
+{{- end }}
+{{- range $read.accounts }}
+{{- if and (hasPrefix (printf "%s-db-" $.Release.Name) .) (not (has . $made)) }}
+mariadb.databases has no entry for Secret {{ . }}, which parts read: add that database (a list in values replaces the whole default list).
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{- /* Parts that are off although another part needs them. */}}
