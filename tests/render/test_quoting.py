@@ -53,7 +53,12 @@ MORE: dict[str, dict[str, Any]] = {
     },
 }
 #: Shared facts that a section's values need.
-SETTING: dict[str, dict[str, Any]] = {"gateway": {"global": {"publicUrl": "https://localhost:30443"}}}
+SETTING: dict[str, dict[str, Any]] = {
+    "gateway": {"global": {"publicUrl": "https://localhost:30443"}},
+    # parts that use other stores do not miss the names that change here
+    "minio": {"global": {"s3": {"endpoint": "https://s3.example.org"}}},
+    "mariadb": {"global": {"database": {"host": "db.example.org"}}},
+}
 
 
 class Loader(helm.LOADER):

@@ -181,6 +181,7 @@ IMPOSSIBLE: dict[str, dict[str, Any]] = {
     "/global/runtime/registry": {"global": {"runtime": {"registry": "mirror.example.org/"}}},
     "/global/database/host": {"global": {"database": {"host": "db.example.org:3306"}}},
     "/global/tolerations/0/value": {"global": {"tolerations": [{"key": "gpu", "operator": "Equal", "value": True}]}},
+    "/minio/buckets/0/name": {"minio": {"buckets": [{"name": "Raw Scans", "versioned": False}]}},
     "/minio/tolerations/0": {"minio": {"tolerations": [{"key": "gpu", "effects": "NoSchedule"}]}},
 }
 

@@ -100,6 +100,20 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"mariadb": {"databases": [{"name": "labels", "user": "labels"}]}},
         "mariadb.databases has no entry for Secret iml4e-db-mlflow, which parts read: add that database",
     ),
+    "a consumer twice": (
+        {
+            "minio": {
+                "consumers": [
+                    {"name": "mlflow", "buckets": [{"name": each, "access": "ro"}]} for each in ("aaa", "bbb")
+                ]
+            }
+        },
+        "minio.consumers names mlflow twice: give one entry all of its buckets.",
+    ),
+    "a database twice": (
+        {"mariadb": {"databases": [{"name": "mlflow", "user": each} for each in ("ann", "bob")]}},
+        "mariadb.databases names mlflow twice: remove one of both.",
+    ),
     "a database in a Secret that its part does not read": (
         {"mariadb": {"databases": [{"name": "mlflow", "user": "mlflow", "existingSecret": "mine"}]}},
         "mariadb.databases has no entry for Secret iml4e-db-mlflow, which parts read: add that database",

@@ -75,16 +75,21 @@ Release name {{ $name }} cannot be used: names of objects begin with it, so it n
 {{- if or .Values.mlflow.enabled (not (include "iml4e.isOwn" (dict "host" $url.hostname "service" "mlflow" "Release" .Release))) }}true{{ end }}
 {{- end }}
 
-{{- /* Secrets of the own stores that parts read and nobody makes: a list in values replaces the whole default list. */}}
+{{- /* Entries named twice, and Secrets of the own stores that parts read and nobody makes: a list in values replaces the whole default. */}}
 {{- define "iml4e.findings.lists" }}
 {{- $read := include "iml4e.secretsRead" . | fromYaml }}
 {{- $s3 := tpl .Values.global.s3.endpoint . | urlParse }}
 {{- with .Subcharts.minio }}
-{{- if include "iml4e.isOwn" (dict "host" $s3.hostname "service" "minio" "Release" .Release) }}
+{{- $names := list }}
 {{- $made := list }}
 {{- range $each := .Values.consumers }}
+{{- if has $each.name $names }}
+minio.consumers names {{ $each.name }} twice: give one entry all of its buckets.
+{{- end }}
+{{- $names = append $names $each.name }}
 {{- $made = tpl ($each.existingSecret | default "") $.Subcharts.minio | default (printf "%s-s3-%s" $.Release.Name $each.name) | append $made }}
 {{- end }}
+{{- if include "iml4e.isOwn" (dict "host" $s3.hostname "service" "minio" "Release" .Release) }}
 {{- range $read.keys }}
 {{- if and (hasPrefix (printf "%s-s3-" $.Release.Name) .) (not (has . $made)) }}
 minio.consumers has no entry for Secret {{ . }}, which parts read: add that consumer (a list in values replaces the whole default list).
@@ -94,11 +99,16 @@ minio.consumers has no entry for Secret {{ . }}, which parts read: add that cons
 {{- end }}
 {{- $host := tpl .Values.global.database.host . }}
 {{- with .Subcharts.mariadb }}
-{{- if include "iml4e.isOwn" (dict "host" $host "service" "mariadb" "Release" .Release) }}
+{{- $names := list }}
 {{- $made := list }}
 {{- range $each := .Values.databases }}
+{{- if has $each.name $names }}
+mariadb.databases names {{ $each.name }} twice: remove one of both.
+{{- end }}
+{{- $names = append $names $each.name }}
 {{- $made = tpl ($each.existingSecret | default "") $.Subcharts.mariadb | default (printf "%s-db-%s" $.Release.Name (replace "_" "-" $each.name)) | append $made }}
 {{- end }}
+{{- if include "iml4e.isOwn" (dict "host" $host "service" "mariadb" "Release" .Release) }}
 {{- range $read.accounts }}
 {{- if and (hasPrefix (printf "%s-db-" $.Release.Name) .) (not (has . $made)) }}
 mariadb.databases has no entry for Secret {{ . }}, which parts read: add that database (a list in values replaces the whole default list).
