@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -67,6 +68,38 @@ def test_nobody_is_bound_to_a_role_of_the_cluster_itself(profile: str) -> None:
     for binding in of_kind(render(profile), "RoleBinding", "ClusterRoleBinding"):
         assert binding["roleRef"]["name"].startswith(RELEASE), kind_and_name(binding)
         assert all(subject["kind"] == "ServiceAccount" for subject in binding["subjects"]), kind_and_name(binding)
+
+
+@pytest.mark.parametrize("profile", profiles())
+def test_models_and_runs_cannot_have_the_account_of_a_part(profile: str) -> None:
+    """Every account with a right, save the runner's own, is one that the policy refuses."""
+    objects = render(profile)
+    accounts = {
+        subject["name"]
+        for binding in of_kind(objects, "RoleBinding", "ClusterRoleBinding")
+        for subject in binding["subjects"]
+    }
+    policy = find(objects, "ValidatingAdmissionPolicy", f"{RELEASE}-runner")["spec"]
+    (rule,) = policy["validations"]
+    assert accounts - {f"{RELEASE}-runner"} <= set(re.findall(r"'([^']+)'", rule["expression"]))
+    assert policy["failurePolicy"] == "Fail"
+    binding = find(objects, "ValidatingAdmissionPolicyBinding", f"{RELEASE}-runner")["spec"]
+    assert binding == {"policyName": f"{RELEASE}-runner", "validationActions": ["Deny"]}
+
+
+def test_a_release_without_rights_in_the_cluster_has_no_object_outside_its_namespace() -> None:
+    values = {
+        "gateway": {"enabled": False},
+        "prometheus": {"enabled": False},
+        "kserve": {"controller": {"enabled": False}},
+        "global": {"gateway": {"name": "shared", "namespace": "infra", "url": "http://shared.infra.svc"}},
+    }
+    outside = (
+        "ClusterRole", "ClusterRoleBinding", "GatewayClass", "ValidatingAdmissionPolicy",
+        "ValidatingAdmissionPolicyBinding", "MutatingWebhookConfiguration", "ValidatingWebhookConfiguration",
+        "ClusterServingRuntime", "ClusterStorageContainer",
+    )  # fmt: skip
+    assert of_kind(render("default", values), *outside) == []
 
 
 def test_pipeline_steps_may_only_deploy_models() -> None:

@@ -85,28 +85,31 @@ def demo(there: Cluster, pipeline: str = "wine") -> tuple[int, Object, str]:
     return done.returncode, json.loads(done.stdout) if done.returncode == 0 else {}, done.stderr[-3000:]
 
 
-def admit(there: Cluster, spec: Object) -> Object:
-    """What the API server makes of a PodSpec, without making the pod.
+def admit(there: Cluster, spec: Object, labels: dict[str, str] | None = None) -> Object:
+    """What the API server makes of a PodSpec, without making the pod. With labels, its account is one that exists.
 
     Raises:
         ApiException: it refuses the pod.
     """
-    # accounts of the release are not there
-    spec = {key: value for key, value in spec.items() if key != "serviceAccountName"}
+    # without labels, the spec is from a render, whose accounts are not there
+    spec = {key: value for key, value in spec.items() if labels or key != "serviceAccountName"}
     mounted = {volume["name"] for volume in spec.get("volumes", [])}
     claimed = {
         mount["name"] for container in spec["containers"] for mount in container.get("volumeMounts", [])
     } - mounted
     spec["volumes"] = [*spec.get("volumes", []), *({"name": name, "emptyDir": {}} for name in sorted(claimed))]
-    pod = {"metadata": {"generateName": "admitted-"}, "spec": {"restartPolicy": "Always", **spec}}
+    pod = {
+        "metadata": {"generateName": "admitted-", "labels": labels or {}},
+        "spec": {"restartPolicy": "Always", **spec},
+    }
     made = there.core.create_namespaced_pod(there.namespace, pod, dry_run="All")
     return ApiClient().sanitize_for_serialization(made)
 
 
-def refused(there: Cluster, spec: Object) -> str:
+def refused(there: Cluster, spec: Object, labels: dict[str, str] | None = None) -> str:
     """Why the API server refuses a PodSpec; empty if it does not."""
     try:
-        admit(there, spec)
+        admit(there, spec, labels)
     except ApiException as error:
         return json.loads(error.body)["message"]
     return ""

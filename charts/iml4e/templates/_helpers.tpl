@@ -7,6 +7,12 @@ app.kubernetes.io/part-of: iml4e
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 
+{{- /* "true" where users' pods run in the namespace of service accounts with rights in the whole cluster. */}}
+{{- define "runner.guarded" -}}
+{{- $controller := and .Values.kserve.enabled (dig "controller" "enabled" true .Values.kserve) }}
+{{- if and (or .Values.kserve.enabled .Values.pipelines.enabled) (or .Values.gateway.enabled .Values.prometheus.enabled $controller) }}true{{ end }}
+{{- end }}
+
 {{- /* Fields of the PodSpec of a Job that runs a pipeline, as JSON. */}}
 {{- define "iml4e.jobPodSpec" -}}
 {{- $securityContext := dict "runAsNonRoot" true "seccompProfile" (dict "type" "RuntimeDefault") }}
