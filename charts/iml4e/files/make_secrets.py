@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import datetime
+import http.client
 import json
 import os
 import secrets
@@ -86,8 +87,8 @@ class Api:
         while True:
             try:
                 status, answer = self.send(method, path, body, kind)
-            except OSError as error:
-                status, answer = 0, {"message": str(error)}
+            except (OSError, http.client.HTTPException, ValueError) as error:  # cut off, or no JSON
+                status, answer = 0, {"message": str(error) or type(error).__name__}
             if status in (200, 201) or status in known:
                 return status, answer
             passing = status in (0, 401, 403, 429) or status >= 500
@@ -228,6 +229,11 @@ def make(api: Api, namespace: str, writer: str, wanted: dict[str, Any]) -> dict[
         raise Failure(
             f"Secret {name} is there, but lacks {', '.join(missing)}: add what is missing, or delete the Secret and it is made anew; "
             "then upgrade, or delete this Job and sync."
+        )
+    if "host" in wanted and "cert-manager.io/certificate-name" in (found["metadata"].get("annotations") or {}):
+        raise Failure(
+            f"Secret {name} is cert-manager's, which renews it no more: delete the Secret and it is made anew; then upgrade, or delete this "
+            "Job and sync. Or set kserve.webhook.certificate.mode back to certManager."
         )
     if other := differs(found, wanted):
         print(
