@@ -137,6 +137,18 @@ def test_a_secret_that_lacks_a_key_is_told_and_left_alone(data: Any, capsys: pyt
     assert cluster.written == ["other"]
 
 
+def test_a_certificate_that_cert_manager_made_is_not_taken() -> None:
+    """The Secret would not be renewed any more, and expire."""
+    theirs = {
+        "metadata": {"name": "webhook", "annotations": {"cert-manager.io/certificate-name": "webhook"}},
+        "data": dict.fromkeys(("ca.crt", "tls.crt", "tls.key"), "eA=="),
+    }
+    api = Cluster(theirs)
+    with pytest.raises(make_secrets.Failure, match="Secret webhook is cert-manager's"):
+        make_secrets.make(api, "ns", "pod", CERTIFICATE)
+    assert api.written == []
+
+
 def test_a_try_that_was_overtaken_takes_what_the_other_made() -> None:
     first = Cluster()
     make(first, PASSWORD)
