@@ -168,6 +168,14 @@ def test_a_value_that_is_too_large_for_a_step_is_to_be_an_artifact() -> None:
         local.run(said, {"path": "x" * 140_000}, io.StringIO())
 
 
+def names(command: Path, word: str) -> bool:
+    """Whether a process that is still there has a word in its command line."""
+    try:
+        return word in command.read_bytes().decode(errors="replace")
+    except OSError:
+        return False
+
+
 @pytest.mark.parametrize(("how", "status"), [("dies", "FAILED"), ("is interrupted", "KILLED")])
 def test_no_mlflow_run_stays_open_when_a_step_ends_badly(tmp_path: Path, how: str, status: str) -> None:
     """In a process of its own, which gets the SIGTERM of a pod that is stopped."""
@@ -184,6 +192,8 @@ def test_no_mlflow_run_stays_open_when_a_step_ends_badly(tmp_path: Path, how: st
         process.terminate()
     told, _ = process.communicate(timeout=120)
     assert process.returncode, told
+    left = [each.parent.name for each in Path("/proc").glob("[0-9]*/cmdline") if names(each, str(marker))]
+    assert left == [], "processes of the step"
     mlflow = MlflowClient(store)
     assert mlflow.get_run(marker.read_text()).info.status == status, told
 

@@ -48,8 +48,9 @@ class LocalSteps(Steps):
         code = 0
         try:
             process = subprocess.Popen(
-                full_command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=env
-            )
+                full_command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=env,
+                start_new_session=True,  # a group of its own: the command is a shell, and the step its child
+            )  # fmt: skip
         except OSError as error:
             if error.errno != errno.E2BIG:
                 raise
@@ -91,14 +92,26 @@ class LocalSteps(Steps):
 
 @contextlib.contextmanager
 def _ending(process: subprocess.Popen[str]) -> Iterator[None]:
-    """Leave no process behind when the run is interrupted."""
+    """Leave no process behind when the run is interrupted: end the step's whole process group."""
+
+    def send(number: int) -> bool:
+        process.poll()  # a child that ended counts until it is reaped
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            return False
+        return True
+
     try:
         yield
     except BaseException:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(GRACE)
-        process.kill()
+        end = time.monotonic() + GRACE
+        there = send(signal.SIGTERM)
+        while there and time.monotonic() < end:
+            time.sleep(0.1)
+            there = send(0)
+        if there:
+            send(signal.SIGKILL)
         raise
 
 
