@@ -319,6 +319,10 @@ def test_a_missing_right_is_a_sentence(cluster: Cluster, fraud: str, tmp_path: P
     for user in config["users"]:
         user["user"] = {"token": token}
     (tmp_path / "config").write_text(yaml.safe_dump(config))
-    done = iml4e("deploy", f"{fraud}/1", "--namespace", "default", KUBECONFIG=str(tmp_path / "config"))
+    # with Kubeflow Pipelines the command then tries a pipeline, whose steps have the same rights; this account cannot read their image
+    runner = cluster.get("v1", "ConfigMap", f"{RELEASE}-runner")
+    assert runner
+    environment = {"KUBECONFIG": str(tmp_path / "config"), "RUNTIME_IMAGE": runner["data"]["RUNTIME_IMAGE"]}
+    done = iml4e("deploy", f"{fraud}/1", "--namespace", "default", **environment)
     assert done.returncode == 1
     assert "you may not create inferenceservices in namespace default" in done.stderr
