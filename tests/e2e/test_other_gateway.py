@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +10,7 @@ import pytest
 import requests
 from sklearn.datasets import load_wine
 
-from support import helm
+from support import helm, releases
 from support.k8s import Cluster, Object
 
 pytestmark = [pytest.mark.disruptive, pytest.mark.timeout(400)]
@@ -175,21 +173,6 @@ def find_image(cluster: Cluster) -> str:
     return container["image"]
 
 
-def run(address: str, *command: str) -> str:
-    """Run a program of the harness's environment as a user of that release does."""
-    environment = {
-        **os.environ,
-        "IML4E_URL": address, "IML4E_RELEASE": NAME, "IML4E_NAMESPACE": NAME, "MLFLOW_TRACKING_URI": f"{address}/mlflow",
-        "PYTHONPATH": str(helm.REPO / "src"),
-    }  # fmt: skip
-    path = helm.REPO / ".venv" / "bin" / command[0]
-    done = subprocess.run(
-        [path, *command[1:]], env=environment, capture_output=True, text=True, timeout=200, check=False
-    )
-    assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-2000:]
-    return done.stdout
-
-
 def test_nothing_of_the_release_is_a_gateway(cluster: Cluster, address: str) -> None:
     for kind in ("Gateway", "HTTPRoute"):
         found = cluster.list("gateway.networking.k8s.io/v1", kind, namespace=NAME)
@@ -204,8 +187,8 @@ def test_mlflows_page_opens_and_offers_no_signed_urls(cluster: Cluster, address:
 
 
 def test_a_model_is_logged_served_and_asked_through_it(cluster: Cluster, address: str) -> None:
-    assert run(address, "python", "-W", "ignore", "-c", TRAIN).split()[-1] == str(2**20)
-    served = json.loads(run(address, "iml4e", "deploy", "fraud/1", "--json"))
+    assert releases.run(NAME, address, "python", "-W", "ignore", "-c", TRAIN).split()[-1] == str(2**20)
+    served = json.loads(releases.run(NAME, address, "iml4e", "deploy", "fraud/1", "--json"))
     assert (served["namespace"], served["version"], served["ready"]) == (NAME, "1", True)
     body = {"instances": [load_wine().data[0].tolist()]}
     path = f"/models/{NAME}/fraud/v1/models/fraud:predict"
@@ -236,5 +219,5 @@ def test_a_gateway_that_shuts_the_namespace_out_is_named(cluster: Cluster, addre
         return "NotAllowedByListeners" in str(route["status"])
 
     cluster.wait("the Gateway to refuse the route", refused, 30)
-    listed = run(address, "iml4e", "models")
+    listed = releases.run(NAME, address, "iml4e", "models")
     assert f"Gateway shared in namespace {EDGE} does not accept its route (NotAllowedByListeners)" in listed

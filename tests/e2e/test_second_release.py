@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from sklearn.datasets import load_wine
 
-from support import helm
+from support import helm, releases
 from support.k8s import Cluster
 
 pytestmark = [pytest.mark.disruptive, pytest.mark.timeout(900)]
@@ -59,27 +57,13 @@ def address(cluster: Cluster, values: dict[str, Any]) -> Iterator[str]:
         cluster.core.delete_namespace(NAME)
 
 
-def run(address: str, *command: str) -> str:
-    """Run a program of the harness's environment as a user of the second release does."""
-    environment = {
-        **os.environ,
-        "IML4E_URL": address, "IML4E_RELEASE": NAME, "IML4E_NAMESPACE": NAME, "MLFLOW_TRACKING_URI": f"{address}/mlflow",
-    }  # fmt: skip
-    path = helm.REPO / ".venv" / "bin" / command[0]
-    done = subprocess.run(
-        [path, *command[1:]], env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-2000:]
-    return done.stdout
-
-
 def test_its_models_are_served(cluster: Cluster, address: str) -> None:
-    run(address, "python", "-W", "ignore", "-c", TRAIN)
-    served = json.loads(run(address, "iml4e", "deploy", "fraud/1", "--json"))
+    releases.run(NAME, address, "python", "-W", "ignore", "-c", TRAIN)
+    served = json.loads(releases.run(NAME, address, "iml4e", "deploy", "fraud/1", "--json"))
     assert (served["namespace"], served["version"], served["ready"]) == (NAME, "1", True)
     row = json.dumps([load_wine().data[0].tolist()])
-    assert run(address, "iml4e", "predict", "fraud", "--data", row).split() == ["prediction", "0"]
-    assert "fraud" in run(address, "iml4e", "models")
+    assert releases.run(NAME, address, "iml4e", "predict", "fraud", "--data", row).split() == ["prediction", "0"]
+    assert "fraud" in releases.run(NAME, address, "iml4e", "models")
     runtimes = Cluster(cluster.config, NAME).list("serving.kserve.io/v1alpha1", "ServingRuntime")
     assert [runtime["metadata"]["name"] for runtime in runtimes] == ["mlflow"]
-    run(address, "iml4e", "delete", "fraud")
+    releases.run(NAME, address, "iml4e", "delete", "fraud")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -27,20 +26,10 @@ GIVEN = {
 }
 
 
-def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Values on top of values, as helm does it."""
-    merged: dict[str, Any] = {}
-    for layer in layers:
-        for key, value in layer.items():
-            both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-            merged[key] = merge(merged[key], value) if both else value
-    return merged
-
-
 def only(*names: str) -> dict[str, Any]:
     """Values that leave on just these parts, with what they need from elsewhere."""
     switches = {name: {"enabled": name in names} for name in EVERY}
-    return merge(switches, *(values for name, values in INSTEAD_OF.items() if name not in names))
+    return helm.merged(switches, *(values for name, values in INSTEAD_OF.items() if name not in names))
 
 
 def test_table_and_chart_name_the_same_parts() -> None:

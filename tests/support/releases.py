@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -83,6 +84,20 @@ def demo(there: Cluster, pipeline: str = "wine") -> tuple[int, Object, str]:
     command = [sys.executable, helm.REPO / "scripts" / "demo", *words]
     done = subprocess.run(command, cwd=helm.REPO, capture_output=True, text=True, timeout=300, check=False)
     return done.returncode, json.loads(done.stdout) if done.returncode == 0 else {}, done.stderr[-3000:]
+
+
+def run(name: str, address: str, *command: str) -> str:
+    """Run a program of the harness's environment as a user of a release does, with the package of this working tree."""
+    environment = {
+        **os.environ, "IML4E_URL": address, "IML4E_RELEASE": name, "IML4E_NAMESPACE": name,
+        "MLFLOW_TRACKING_URI": f"{address}/mlflow", "PYTHONPATH": str(helm.REPO / "src"),
+    }  # fmt: skip
+    path = helm.REPO / ".venv" / "bin" / command[0]
+    done = subprocess.run(
+        [path, *command[1:]], env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-2000:]
+    return done.stdout
 
 
 def admit(there: Cluster, spec: Object, labels: dict[str, str] | None = None) -> Object:
