@@ -163,6 +163,11 @@ def test_help_tells_the_two_doctors_apart(capsys: pytest.CaptureFixture[str]) ->
 def test_a_report_about_nothing_is_an_error() -> None:
     with pytest.raises(Error, match="there is no release iml4e in namespace iml4e: the namespace has no release"):
         state()._refuse_nothing()
+    model = thing(
+        "wine-1", labels={"app.kubernetes.io/instance": "another", "serving.kserve.io/inferenceservice": "wine"}
+    )
+    with pytest.raises(Error, match="there is no release iml4e in namespace iml4e: there is another"):
+        state(Pod=[model], Deployment=[model])._refuse_nothing()
     blind = state()
     blind.skip("Pods", "this account may not list pods in namespace iml4e")
     with pytest.raises(Error, match=r"nothing can be said .* may not list pods .* ClusterRole view"):
