@@ -109,7 +109,7 @@ def test_a_restart_keeps_a_persons_dashboard_and_takes_a_new_password(
 
 
 def test_the_log_has_no_errors_and_memory_is_small(cluster: Cluster) -> None:
-    pod = cluster.pods("app.kubernetes.io/name=grafana")[0].metadata.name
+    pod = cluster.pods("app.kubernetes.io/name=grafana")[0]["metadata"]["name"]
     lines = cluster.logs(pod, lines=2000).splitlines()
     assert [line for line in lines if '"level":"error"' in line or "lvl=eror" in line or '"lvl":"eror"' in line] == []
     used = cluster.read(f"/apis/metrics.k8s.io/v1beta1/namespaces/{cluster.namespace}/pods/{pod}")
