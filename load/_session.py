@@ -40,6 +40,8 @@ class Session:
         """Whether something is created that has to be removed."""
         self.problem = ""
         self.interrupted = False
+        self.run_time: float | None = None
+        """What the command line says, where locust must not see it."""
         self.exit_code = 0
         self.before = _prometheus.Counters()
         self.lock = gevent.lock.RLock()
@@ -60,7 +62,7 @@ class Session:
     @property
     def seconds(self) -> float:
         """How long users ask."""
-        return min(float(self.options.run_time or _shapes.SECONDS), _shapes.MOST_SECONDS)
+        return min(float(self.options.run_time or self.run_time or _shapes.SECONDS), _shapes.MOST_SECONDS)
 
     def services(self) -> list[Any]:
         """Services that the users ask."""
@@ -275,8 +277,10 @@ def prepare(environment: Environment, runner: Any, **_: object) -> None:
     shape.runner = runner
     environment.shape_class = shape
     # our own table has exact percentiles; locust's are rounded
-    if chosen.headless:
-        logging.getLogger("locust.stats_logger").disabled = True
+    logging.getLogger("locust.stats_logger").disabled = True
+    if chosen.headless or chosen.autostart:
+        # locust would start to count this time when the shape is over, and stop what runs then
+        session.run_time, chosen.run_time = chosen.run_time, None
     # locust's own ways leave stack traces, and with a shape they leave SIGTERM to the system: nothing would be removed
     for number in (signal.SIGINT, signal.SIGTERM):
         gevent.signal_handler(number, session.interrupt)

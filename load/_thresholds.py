@@ -114,11 +114,11 @@ def judge(record: Record, thresholds: Mapping[str, Thresholds], shape: str = "st
             value, limit = getattr(figures, name), getattr(limits, name)
             if value > limit:
                 missed.append(
-                    f"{service}: The {words} percentile is {milliseconds(value)}; the limit is {milliseconds(limit)}."
+                    f"{service}: the {words} percentile is {milliseconds(value)}; the limit is {milliseconds(limit)}."
                 )
         if grown > limits.drift:
             missed.append(
-                f"{service}: The 95th percentile grew to {grown:.1f} times that of the beginning; the limit is {limits.drift:g}."
+                f"{service}: the 95th percentile grew to {grown:.1f} times that of the beginning; the limit is {limits.drift:g}."
             )
         found.append(Verdict(service, figures, limits, grown, tuple(missed)))
     return found

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-import requests
 from locust import HttpUser
+from requests import RequestException, Response, Session, Timeout
+from requests.exceptions import SSLError
 
 from _measure import Record
 
@@ -49,7 +50,7 @@ def target(host: str | None) -> str:
     return (host or URL).rstrip("/")
 
 
-class Http(requests.Session):
+class Http(Session):
     """A client for preparing and removing: counted by route, but no user."""
 
     def __init__(self, url: str, record: Record) -> None:
@@ -59,7 +60,7 @@ class Http(requests.Session):
         # a proxy of the environment would be another machine
         self.trust_env = not is_this_machine(url)
 
-    def ask(self, method: str, path: str, route: str, timeout: float = 30, **options: Any) -> requests.Response:
+    def ask(self, method: str, path: str, route: str, timeout: float = 30, **options: Any) -> Response:
         """Send a request below the address; every status is an answer, a redirect is not followed.
 
         Raises:
@@ -68,14 +69,14 @@ class Http(requests.Session):
         self.record.routes[route] += 1
         try:
             return self.request(method, self.url + path, timeout=timeout, allow_redirects=False, **options)
-        except requests.exceptions.SSLError:
+        except SSLError:
             self.record.unanswered[route] += 1
             raise Problem(
                 f"The certificate of {self.url} is not trusted: set REQUESTS_CA_BUNDLE to the authority's file."
             ) from None
-        except requests.RequestException as error:
+        except RequestException as error:
             self.record.unanswered[route] += 1
-            kind = "in time" if isinstance(error, requests.Timeout) else f"({type(error).__name__})"
+            kind = "in time" if isinstance(error, Timeout) else f"({type(error).__name__})"
             raise Problem(
                 f"{self.url + path} does not answer {kind}: is the port right (IML4E_URL, --host), and the platform up?"
             ) from None
@@ -151,7 +152,7 @@ class PlatformUser(HttpUser):
         method: str,
         path: str,
         name: str,
-        right: Callable[[requests.Response], Any] = lambda answer: True,
+        right: Callable[[Response], Any] = lambda answer: True,
         **options: Any,
     ) -> Any:
         """Send a request.
