@@ -278,6 +278,8 @@ def prepare(environment: Environment, runner: Any, **_: object) -> None:
     environment.shape_class = shape
     # our own table has exact percentiles; locust's are rounded
     logging.getLogger("locust.stats_logger").disabled = True
+    # three lines at each change of a shape
+    logging.getLogger("locust.runners").setLevel(logging.WARNING)
     if chosen.headless or chosen.autostart:
         # locust would start to count this time when the shape is over, and stop what runs then
         session.run_time, chosen.run_time = chosen.run_time, None
@@ -319,7 +321,7 @@ def present(environment: Environment) -> list[type[PlatformUser]]:
         say(f"No {', '.join(names)}: {why}.")
     if not found:
         sys.exit(
-            f"Nobody has anything to ask at {http.url}: is the port right (IML4E_URL, --host)? No model is deployed? "
-            "`make demo` deploys one; IML4E_MODEL_NAMESPACE names the namespace of the models."
+            f"Nobody has anything to ask at {http.url}: is the port right (IML4E_URL, --host)? "
+            "`make demo` deploys a model; IML4E_MODEL_NAMESPACE names the namespace of the models."
         )
     return found
