@@ -61,7 +61,7 @@ PARTS = (
     ),
     Part(
         "mariadb",
-        {"mariadb": "StatefulSet"},
+        {"mariadb": "StatefulSet", "mariadb-metrics": "Deployment"},
         services={f"{RELEASE}-mariadb": (3306,)},
         storage=True,
     ),
