@@ -57,7 +57,7 @@ PARTS = (
         {"minio": "StatefulSet"},
         services={f"{RELEASE}-minio": (9000,)},
         storage=True,
-        metrics=(9000, "/minio/v2/metrics/cluster"),
+        metrics=(9000, "/minio/metrics/v3"),
     ),
     Part(
         "mariadb",
@@ -88,8 +88,8 @@ PARTS = (
     ),
     Part(
         "prometheus",
-        {"prometheus": "StatefulSet"},
-        services={f"{RELEASE}-prometheus": (9090,)},
+        {"prometheus": "StatefulSet", "prometheus-probe": "Deployment"},
+        services={f"{RELEASE}-prometheus": (9090,), f"{RELEASE}-prometheus-probe": (9115,)},
         ui="/prometheus/",
         storage=True,
         metrics=(9090, "/prometheus/metrics"),

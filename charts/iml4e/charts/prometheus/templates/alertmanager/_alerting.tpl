@@ -1,0 +1,3 @@
+{{- /* Where alerts are sent. */}}
+{{- define "prometheus.alerting" -}}
+{{- end }}
