@@ -30,6 +30,12 @@ PLAIN: Thresholds = ((None, "blue"),)
 ZERO: Thresholds = ((None, "green"), (1, "red"))
 #: Shares of what there is.
 FULL: Thresholds = ((None, "green"), (0.8, "orange"), (0.9, "red"))
+#: Where the axis of a curve ends at least: a curve of zeros is not drawn on an axis up to 10,000 %.
+SOFT_TOP = {"none": 4, "percentunit": 0.02, "s": 0.1, "bytes": 2**20, "Bps": 1024}
+#: Colours of HTTP status codes.
+CODES = {"^2..$": "green", "^3..$": "blue", "^4..$": "orange", "^5..$": "red"}
+#: Colours of phases of runs and pods.
+PHASES = {"^Succeeded$": "green", "^Running$": "blue", "^Pending$": "orange", "^(Failed|Error)$": "red"}
 #: Share of failed requests, of which 1 % may.
 FAILED: Thresholds = ((None, "green"), (0.005, "orange"), (0.01, "red"))
 
@@ -47,18 +53,9 @@ def zero(expr: str) -> str:
     return f"({expr}) or vector(0)"
 
 
-def none(expr: str, *labels: str) -> str:
-    """The expression, or one series of value 0 whose first label is `none`, where it has no series."""
-    filler = f'label_replace(vector(0), "{labels[0]}", "none", "", "")'
-    for label in labels[1:]:
-        filler = f'label_replace({filler}, "{label}", "-", "", "")'
-    return f"({expr}) or on() {filler}"
-
-
-def workload(expr: str) -> str:
-    """The expression with label `workload`: the name of the pod without what its controller adds."""
-    ending = r"-[a-z0-9]{6,10}-[a-z0-9]{5}|-[a-z0-9]{5}|-\\d+"
-    return f'label_replace({expr}, "workload", "$1", "pod", "(.+?)(?:{ending})?")'
+def none(expr: str, label: str) -> str:
+    """The expression, or one series of value 0 whose label says `none`, where it has no series."""
+    return f'({expr}) or on() label_replace(vector(0), "{label}", "none", "", "")'
 
 
 def _thresholds(steps: Thresholds) -> build.ThresholdsConfig:
@@ -133,12 +130,17 @@ def course(
     bars: bool = False,
     top: float | None = None,
     floor: float | None = 0,
-    decimals: int | None = None,
+    soft_top: float | None = None,
     calcs: tuple[str, ...] = ("lastNotNull", "max"),
     dashed: str = "",
+    colors: dict[str, str] | None = None,
     nothing: str = "no data",
 ) -> timeseries.Panel:
-    """Lines over time; `thresholds` are drawn as lines; series whose name matches `dashed` are dashed and red."""
+    """Lines over time.
+
+    `thresholds` are drawn as lines; series whose name matches `dashed` are dashed and red; `colors` gives names that match
+    an expression their colour.
+    """
     panel = _frame(timeseries.Panel(), title, text, unit, (width, height), nothing)
     panel.targets(_targets(queries, instant=False)).line_width(1).fill_opacity(10)
     panel.show_points(kinds.VisibilityMode.AUTO).span_nulls(120000)
@@ -163,11 +165,14 @@ def course(
                 model.DynamicConfigValue(id_val="color", value={"mode": "fixed", "fixedColor": "red"}),
             ],
         )
+    for names, color in (colors or {}).items():
+        fixed = {"mode": "fixed", "fixedColor": color}
+        panel.override_by_regexp(names, [model.DynamicConfigValue(id_val="color", value=fixed)])
     if floor is not None:
-        panel.min(floor)
+        panel.min(floor).axis_soft_max(soft_top or SOFT_TOP.get(unit, 1))
     if top is not None:
         panel.max(top)
-    return panel if decimals is None else panel.decimals(decimals)
+    return panel
 
 
 def bars(

@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
-from dashboards.common import Board, Column, Query, bars, course, none, rows, value, zero
+from dashboards.common import PLAIN, Board, Column, Query, bars, course, none, rows, value, zero
 
-CHOSEN = 'pipeline=~"$pipeline"'
+CHOSEN = 'run!="", pipeline=~"$pipeline"'
 #: Series of runs that are over count too: the highest value of a sum that only grows is the whole.
 CPU = f"max_over_time(run_step:cpu_seconds:total{{{CHOSEN}}}[$__range:30s])"
-#: Bytes of memory at each half minute, added up: GiB-hours.
-MEMORY = (
-    "sum_over_time((sum by (namespace, pod) (container_memory_working_set_bytes)"
-    f" * on (namespace, pod) group_left (run, step, pipeline) run_pod:info{{{CHOSEN}}})[$__range:30s])"
-    " * 30 / 3600 / 2^30"
-)
-GPU = f"sum_over_time(run_step:gpus{{{CHOSEN}}}[$__range:30s]) * 30 / 3600"
-PEAK = f"max_over_time(run_step:memory_bytes:max{{{CHOSEN}}}[$__range:30s])"
-SECONDS = f"count_over_time(run_pod:info{{{CHOSEN}}}[$__range:30s]) * 30"
+#: A value at each half minute, added up: hours.
+HOURS = "[$__range:30s]) * 30 / 3600"
+MEMORY = f"sum_over_time(run_step:memory:bytes{{{CHOSEN}}}{HOURS} / 2^30"
+PEAK = f"max_over_time(run_step:memory:bytes{{{CHOSEN}}}[$__range:30s])"
+SECONDS = f"count_over_time(pod:info{{{CHOSEN}}}[$__range:30s]) * 30"
+#: With labels of the run, for series of pods.
+JOIN = f"* on (namespace, pod) group_left (run, step, pipeline) pod:info{{{CHOSEN}}}"
+GPU = f'sum_over_time((count by (namespace, pod) (DCGM_FI_DEV_FB_USED{{pod!=""}}) {JOIN}){HOURS}'
+
+
+def cost(expr: str, by: str) -> str:
+    """A cost by these labels: 0 for runs whose pods were too short to be measured, and one row `none` without runs."""
+    return none(f"{expr} or 0 * sum by ({by}) ({SECONDS})", by.split(", ")[-1])
 
 
 def board() -> Board:
     """Build the board."""
     frame = Board("costs", "What a run costs", "CPU, memory and GPU of pipeline runs, by run and by step.", hours=6)
-    frame.choice("pipeline", "Pipeline", "label_values(run_pod:info, pipeline)")
+    frame.choice("pipeline", "Pipeline", 'label_values(pod:info{run!=""}, pipeline)')
     frame.row(
         "In the chosen time",
         value(
             "Runs",
             "Runs of which pods were seen.",
-            zero(f"count(count by (namespace, run) (max_over_time(run_pod:info{{{CHOSEN}}}[$__range])))"),
+            zero(f"count(count by (namespace, run) (max_over_time(pod:info{{{CHOSEN}}}[$__range])))"),
             decimals=0,
-            width=4,
             spark=False,
         ),
         value(
@@ -59,30 +62,28 @@ def board() -> Board:
         value(
             "Cores that runs use now",
             "Cores that pods of runs use now.",
-            zero(
-                "sum(sum by (namespace, pod) (rate(container_cpu_usage_seconds_total[$__rate_interval]))"
-                f" * on (namespace, pod) group_left () run_pod:info{{{CHOSEN}}})"
-            ),
+            zero(f"sum(pod:cpu_usage:cores{{{CHOSEN}}})"),
             width=5,
         ),
     )
+    run, step, all_three = "pipeline, run", "pipeline, step", "pipeline, run, step"
     frame.row(
         "By run",
         rows(
             "Cost of each run",
             "CPU, memory and GPU of each run in the chosen time, and how long its pods ran, added up.",
-            Query(none(f"sum by (pipeline, run) ({CPU}) / 3600", "run", "pipeline")),
-            Query(none(f"sum by (pipeline, run) ({MEMORY})", "run", "pipeline")),
-            Query(none(f"max by (pipeline, run) ({PEAK})", "run", "pipeline")),
-            Query(none(f"sum by (pipeline, run) ({GPU})", "run", "pipeline")),
-            Query(none(f"sum by (pipeline, run) ({SECONDS})", "run", "pipeline")),
+            Query(cost(f"sum by ({run}) ({CPU}) / 3600", run)),
+            Query(cost(f"sum by ({run}) ({MEMORY})", run)),
+            Query(cost(f"max by ({run}) ({PEAK})", run)),
+            Query(cost(f"sum by ({run}) ({GPU})", run)),
+            Query(none(f"sum by ({run}) ({SECONDS})", "run")),
             columns=(
                 Column("pipeline", "Pipeline"),
                 Column("run", "Run"),
-                Column("A", "Core-hours"),
-                Column("B", "GiB-hours"),
+                Column("A", "Core-hours", "short"),
+                Column("B", "GiB-hours", "short"),
                 Column("C", "Peak memory", "bytes"),
-                Column("D", "GPU-hours"),
+                Column("D", "GPU-hours", "short"),
                 Column("E", "Time of pods", "s"),
             ),
             sort="Core-hours",
@@ -96,39 +97,39 @@ def board() -> Board:
             "CPU by step",
             "CPU seconds of each step in the chosen time, over all chosen runs.",
             "s",
-            Query(none(f"sort_desc(sum by (pipeline, step) ({CPU}))", "step", "pipeline"), "{{pipeline}} {{step}}"),
-            thresholds=((None, "blue"),),
+            Query(f"sort_desc({cost(f'sum by ({step}) ({CPU})', step)})", "{{pipeline}} {{step}}"),
+            thresholds=PLAIN,
             height=10,
         ),
         bars(
             "Peak memory by step",
-            "Most memory that a pod of each step used, over all chosen runs: what its memory request has to be.",
+            "Most memory that the pods of each step used at once, of all chosen runs: what the memory request has to hold.",
             "bytes",
-            Query(none(f"sort_desc(max by (pipeline, step) ({PEAK}))", "step", "pipeline"), "{{pipeline}} {{step}}"),
-            thresholds=((None, "blue"),),
+            Query(f"sort_desc({cost(f'max by ({step}) ({PEAK})', step)})", "{{pipeline}} {{step}}"),
+            thresholds=PLAIN,
             height=10,
         ),
         bars(
             "GPU-hours by step",
             "GPUs that the pods of each step held, times how long.",
             "short",
-            Query(none(f"sort_desc(sum by (pipeline, step) ({GPU}))", "step", "pipeline"), "{{pipeline}} {{step}}"),
-            thresholds=((None, "blue"),),
+            Query(f"sort_desc({cost(f'sum by ({step}) ({GPU})', step)})", "{{pipeline}} {{step}}"),
+            thresholds=PLAIN,
             height=10,
         ),
         rows(
             "Cost of each step of each run",
-            "CPU, memory and GPU of each step in the chosen time.",
-            Query(none(f"sum by (pipeline, run, step) ({CPU})", "step", "run", "pipeline")),
-            Query(none(f"sum by (pipeline, run, step) ({MEMORY})", "step", "run", "pipeline")),
-            Query(none(f"max by (pipeline, run, step) ({PEAK})", "step", "run", "pipeline")),
-            Query(none(f"sum by (pipeline, run, step) ({SECONDS})", "step", "run", "pipeline")),
+            "CPU, memory and time of each step of each run in the chosen time.",
+            Query(cost(f"sum by ({all_three}) ({CPU})", all_three)),
+            Query(cost(f"sum by ({all_three}) ({MEMORY})", all_three)),
+            Query(cost(f"max by ({all_three}) ({PEAK})", all_three)),
+            Query(none(f"sum by ({all_three}) ({SECONDS})", "step")),
             columns=(
                 Column("pipeline", "Pipeline"),
                 Column("run", "Run"),
                 Column("step", "Step"),
                 Column("A", "CPU", "s"),
-                Column("B", "GiB-hours"),
+                Column("B", "GiB-hours", "short"),
                 Column("C", "Peak memory", "bytes"),
                 Column("D", "Time of pods", "s"),
             ),
@@ -137,7 +138,6 @@ def board() -> Board:
             height=12,
         ),
     )
-    use = "* on (namespace, pod) group_left (run, step, pipeline)"
     frame.row(
         "Over time",
         course(
@@ -145,12 +145,7 @@ def board() -> Board:
             "Cores that the pods of each step use.",
             "short",
             Query(
-                none(
-                    "sum by (pipeline, step) (sum by (namespace, pod) (rate(container_cpu_usage_seconds_total[$__rate_interval]))"
-                    f" {use} run_pod:info{{{CHOSEN}}})",
-                    "step",
-                    "pipeline",
-                ),
+                none(f"sum by (pipeline, step) (pod:cpu_usage:cores{{{CHOSEN}}})", "step"),
                 "{{pipeline}} {{step}}",
             ),
             stacked=True,
@@ -161,12 +156,7 @@ def board() -> Board:
             "Working set of the pods of each step.",
             "bytes",
             Query(
-                none(
-                    "sum by (pipeline, step) (sum by (namespace, pod) (container_memory_working_set_bytes)"
-                    f" {use} run_pod:info{{{CHOSEN}}})",
-                    "step",
-                    "pipeline",
-                ),
+                none(f"sum by (pipeline, step) (pod:memory_working_set:bytes{{{CHOSEN}}})", "step"),
                 "{{pipeline}} {{step}}",
             ),
             stacked=True,
@@ -180,7 +170,7 @@ def board() -> Board:
             "How busy the GPUs of each step are: below the GPUs that it holds, it waits for data.",
             "percentunit",
             Query(
-                f"avg by (pipeline, step) (DCGM_FI_PROF_GR_ENGINE_ACTIVE {use} run_pod:info{{{CHOSEN}}})",
+                f"avg by (pipeline, step) (DCGM_FI_PROF_GR_ENGINE_ACTIVE {JOIN})",
                 "{{pipeline}} {{step}}",
             ),
             top=1,
@@ -192,7 +182,7 @@ def board() -> Board:
             "Frame buffer that the pods of each step use.",
             "bytes",
             Query(
-                f"sum by (pipeline, step) (DCGM_FI_DEV_FB_USED * 2^20 {use} run_pod:info{{{CHOSEN}}})",
+                f"sum by (pipeline, step) (DCGM_FI_DEV_FB_USED * 2^20 {JOIN})",
                 "{{pipeline}} {{step}}",
             ),
             width=12,

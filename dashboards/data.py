@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dashboards.common import FULL, RATE, ZERO, Board, Column, Query, bars, course, none, rows, value, zero
+from dashboards.common import FULL, RATE, ZERO, Board, Column, Query, course, rows, value, zero
 
 USABLE = "minio_cluster_health_capacity_usable"
+VOLUME = "kubelet_volume_stats"
 USED = f"1 - sum({USABLE}_free_bytes) / sum({USABLE}_total_bytes)"
 
 
@@ -55,7 +56,7 @@ def board() -> Board:
             spark=False,
         ),
         value(
-            "Database connections used",
+            "Connections used",
             "Open connections as a share of those that MariaDB allows.",
             "max(mysql_global_status_threads_connected / mysql_global_variables_max_connections)",
             "percentunit",
@@ -67,7 +68,7 @@ def board() -> Board:
         value(
             "Fullest volume",
             "Used share of the fullest volume. Volumes that are folders of the node (local-path) are not measured.",
-            "max(kubelet_volume_stats_used_bytes / kubelet_volume_stats_capacity_bytes)",
+            f"max({VOLUME}_used_bytes / {VOLUME}_capacity_bytes)",
             "percentunit",
             thresholds=FULL,
             nothing="not measured",
@@ -75,7 +76,7 @@ def board() -> Board:
             width=3,
         ),
         value(
-            "Artifacts through MLflow",
+            "Artifact traffic",
             "Bytes of artifacts per second, up and down, through MLflow's proxy.",
             zero(f"sum(rate(mlflow_artifact_bytes_total[{RATE}]))"),
             "Bps",
@@ -89,12 +90,10 @@ def board() -> Board:
             "Size and objects of each bucket; MinIO counts them every few minutes.",
             Query("sum by (bucket) (minio_cluster_usage_buckets_total_bytes)"),
             Query("sum by (bucket) (minio_cluster_usage_buckets_objects_count)"),
-            Query("sum by (bucket) (minio_cluster_usage_buckets_versions_count)"),
             columns=(
                 Column("bucket", "Bucket"),
                 Column("A", "Size", "bytes"),
                 Column("B", "Objects", "short"),
-                Column("C", "Versions", "short"),
             ),
             sort="Size",
             width=8,
@@ -142,11 +141,10 @@ def board() -> Board:
         course(
             "Database connections",
             "Open connections, those that work, and how many are allowed.",
-            "short",
+            "none",
             Query("sum(mysql_global_status_threads_connected)", "open"),
             Query("sum(mysql_global_status_threads_running)", "working"),
             Query("sum(mysql_global_variables_max_connections)", "allowed"),
-            decimals=0,
             dashed="allowed",
             nothing="not measured",
         ),
@@ -196,20 +194,21 @@ def board() -> Board:
     )
     frame.row(
         "Volumes",
-        bars(
+        rows(
             "Volumes used",
             "Used share of each volume. Volumes that are folders of the node (local-path) are not measured.",
-            "percentunit",
-            Query(
-                none(
-                    "max by (namespace, persistentvolumeclaim)"
-                    " (kubelet_volume_stats_used_bytes / kubelet_volume_stats_capacity_bytes)",
-                    "persistentvolumeclaim",
-                ),
-                "{{persistentvolumeclaim}}",
+            Query(f"max by (namespace, persistentvolumeclaim) ({VOLUME}_used_bytes / {VOLUME}_capacity_bytes)"),
+            Query(f"max by (namespace, persistentvolumeclaim) ({VOLUME}_used_bytes)"),
+            Query(f"max by (namespace, persistentvolumeclaim) ({VOLUME}_capacity_bytes)"),
+            columns=(
+                Column("persistentvolumeclaim", "Claim"),
+                Column("namespace", "Namespace", width=120),
+                Column("A", "Full", "percentunit", FULL, width=90),
+                Column("B", "Used", "bytes", width=100),
+                Column("C", "Size", "bytes", width=100),
             ),
-            top=1,
-            width=12,
+            sort="Full",
+            nothing="not measured here: volumes are folders of the node",
         ),
         course(
             "Prometheus storage",

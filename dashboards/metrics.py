@@ -73,7 +73,6 @@ SOURCES = (
             "minio_cluster_health_drives_online_count",
             "minio_cluster_usage_buckets_total_bytes",
             "minio_cluster_usage_buckets_objects_count",
-            "minio_cluster_usage_buckets_versions_count",
             "minio_api_requests_traffic_received_bytes",
             "minio_api_requests_traffic_sent_bytes",
             "minio_api_requests_total",
@@ -119,12 +118,6 @@ SOURCES = (
         'up{component="pipelines"}',
     ),
     Source(
-        "the kubelet",
-        "containers",
-        ("container_cpu_usage_seconds_total", "container_memory_working_set_bytes"),
-        'up{job="containers"}',
-    ),
-    Source(
         "the kubelet's cadvisor",
         "throttling",
         ("container_cpu_cfs_periods_total", "container_cpu_cfs_throttled_periods_total"),
@@ -137,7 +130,6 @@ SOURCES = (
         "kubelet_volume_stats_used_bytes",
     ),
     Source("the probes", "probes", ("probe_duration_seconds",), 'up{job="probes"}'),
-    Source("a certificate", "certificates", ("probe_ssl_earliest_cert_expiry",), 'up{job="certificates"}'),
     Source(
         "NVIDIA's DCGM exporter",
         "dcgm",

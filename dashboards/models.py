@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dashboards.common import FAILED, RATE, Board, Query, course, none, states, value, zero
+from dashboards.common import FAILED, RATE, Board, Query, course, none, value, zero
 
 CHOSEN = 'namespace=~"$namespace", inferenceservice=~"$model"'
 SERVED = f'{CHOSEN}, version=~"$version", version!=""'
@@ -11,8 +11,10 @@ MODEL, VERSION = "{{inferenceservice}}", "{{inferenceservice}} v{{version}}"
 ROUTES = (
     f'max by (route) (label_join(up{{job="models", {CHOSEN}}} * 0 + 1, "route", "-", "namespace", "inferenceservice"))'
 )
+#: Pods of chosen models.
+POD = f'inferenceservice!="", {CHOSEN}, version=~"$version"'
 #: 1 for each pod of a chosen model.
-PODS = f'max by (namespace, pod, inferenceservice, version) (up{{job="models", {CHOSEN}, version=~"$version"}} * 0 + 1)'
+PODS = f"max by (namespace, pod, inferenceservice, version) (pod:info{{{POD}}})"
 
 
 def rate(counter: str, by: str, more: str = "") -> str:
@@ -99,7 +101,7 @@ def board() -> Board:
             width=3,
         ),
         value(
-            "Latency p95 of its objective",
+            "Latency / objective",
             "The worst model's p95 at the gateway, as a share of the objective in annotation iml4e.org/latency-objective.",
             f"max(model:latency_objective_ratio:rate5m{{{CHOSEN}}} >= 0)",
             "percentunit",
@@ -193,8 +195,6 @@ def board() -> Board:
             nothing="no requests",
         ),
     )
-    cpu = f'sum by (namespace, pod) (rate(container_cpu_usage_seconds_total{{namespace=~"$namespace"}}[{RATE}]))'
-    memory = 'sum by (namespace, pod) (container_memory_working_set_bytes{namespace=~"$namespace"})'
     throttled = (
         f'sum by (namespace, pod) (rate(container_cpu_cfs_throttled_periods_total{{namespace=~"$namespace"}}[{RATE}]))'
     )
@@ -202,24 +202,33 @@ def board() -> Board:
     join = f" * on (namespace, pod) group_left (inferenceservice, version) {PODS}"
     frame.row(
         "Saturation",
-        states(
-            "Model pods up",
-            "Whether each pod of a model answered Prometheus.",
-            Query(f'max by (pod) (up{{job="models", {CHOSEN}}})', "{{pod}}"),
-            {"1": ("up", "green"), "0": ("down", "red")},
-            width=8,
+        course(
+            "Model pods up by version",
+            "Pods of each version that answer Prometheus.",
+            "none",
+            Query(
+                f'count by (inferenceservice, version) (up{{job="models", {POD}}} == 1)'
+                f' or 0 * count by (inferenceservice, version) (up{{job="models", {POD}}})',
+                VERSION,
+            ),
         ),
         course(
             "Model CPU by version",
             "Cores that the pods of each version use.",
             "short",
-            Query(f"sum by (inferenceservice, version) ({cpu}{join})", VERSION),
+            Query(f"sum by (inferenceservice, version) (pod:cpu_usage:cores{{{POD}}})", VERSION),
         ),
         course(
-            "Model memory by version",
-            "Working set of the pods of each version: what counts against the memory limit.",
-            "bytes",
-            Query(f"sum by (inferenceservice, version) ({memory}{join})", VERSION),
+            "Model memory by version, of its limit",
+            "Working set as a share of the memory limit of the fullest pod of each version: at 100 % its container is killed.",
+            "percentunit",
+            Query(
+                f"max by (inferenceservice, version) (pod:memory_working_set:bytes{{{POD}}}"
+                " / on (namespace, pod) group_left () pod:memory_limit:bytes)",
+                VERSION,
+            ),
+            thresholds=((0.9, "red"),),
+            nothing="no limit, or the kubelet is not asked",
         ),
         course(
             "Model CPU throttled",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dashboards.common import RATE, Board, Column, Query, course, none, rows, value, zero
+from dashboards.common import PHASES, RATE, Board, Column, Query, course, none, rows, value, zero
 
 OFF = "Kubeflow Pipelines is off"
 API = 'route=~".+-pipelines"'
@@ -46,7 +46,7 @@ def board() -> Board:
             spark=False,
         ),
         value(
-            "Pipelines API latency p95",
+            "API latency p95",
             "Of users' requests in five minutes to the Pipelines API and its pages, 95 % were answered faster than this.",
             f"max(route:request_duration_seconds:p95_5m{{{API}}} >= 0)",
             "s",
@@ -54,7 +54,7 @@ def board() -> Board:
             width=3,
         ),
         value(
-            "Pipelines API errors (5xx)",
+            "API errors (5xx)",
             "Share of users' requests to the Pipelines API and its pages that ended with a 5xx, in five minutes.",
             zero(f"max(route:request_error_ratio:rate5m{{{API}}})"),
             "percentunit",
@@ -63,7 +63,7 @@ def board() -> Board:
             width=3,
         ),
         value(
-            "Errors of the controller",
+            "Controller errors",
             "Errors of the workflow controller in the chosen time.",
             zero("round(sum(increase(argo_workflows_error_count[$__range])))"),
             thresholds=((None, "green"), (1, "red")),
@@ -77,37 +77,30 @@ def board() -> Board:
         course(
             "Runs by phase",
             "Workflows in the cluster by phase; those that ended stay until they are cleaned up.",
-            "short",
+            "none",
             Query("sum by (phase) (argo_workflows_gauge)", "{{phase}}"),
-            decimals=0,
+            colors=PHASES,
             nothing=OFF,
         ),
         course(
             "Runs that ended or began, per hour",
             "How many workflows came into each phase within the hour before.",
-            "short",
+            "none",
             Query(none("sum by (phase) (increase(argo_workflows_total_count[1h]))", "phase"), "{{phase}}"),
-            decimals=0,
+            colors=PHASES,
         ),
         course(
             "Pods of runs by phase",
             "Pods of runs that are pending or running.",
-            "short",
+            "none",
             Query("sum by (phase) (argo_workflows_pods_gauge)", "{{phase}}"),
-            decimals=0,
+            colors=PHASES,
             nothing=OFF,
         ),
         rows(
             "Durations of steps",
             "Steps of runs in the chosen time, and how long the pods of each step were seen. Longest first.",
-            Query(
-                none(
-                    "sum by (pipeline, step, run) (count_over_time(run_pod:info[$__range:30s])) * 30",
-                    "step",
-                    "pipeline",
-                    "run",
-                )
-            ),
+            Query(none('sum by (pipeline, step, run) (count_over_time(pod:info{run!=""}[$__range:30s])) * 30', "step")),
             columns=(
                 Column("pipeline", "Pipeline"),
                 Column("step", "Step"),
@@ -120,11 +113,8 @@ def board() -> Board:
         course(
             "Pods of runs that do not run",
             "Pods of runs that are pending, failed or unknown.",
-            "short",
-            Query(
-                none('count by (run, phase) (up{job="pods-not-running", run!=""})', "run", "phase"), "{{run}} {{phase}}"
-            ),
-            decimals=0,
+            "none",
+            Query(none('count by (run, phase) (up{job="pods-not-running", run!=""})', "run"), "{{run}} {{phase}}"),
         ),
     )
     frame.row(
@@ -132,21 +122,19 @@ def board() -> Board:
         course(
             "Controller queues",
             "Work that waits in the queues of the workflow controller.",
-            "short",
+            "none",
             Query("sum by (queue_name) (argo_workflows_queue_depth_gauge)", "{{queue_name}}"),
-            decimals=0,
             nothing=OFF,
         ),
         course(
             "Controller workers",
             "Workers of the workflow controller that are busy, by queue.",
-            "short",
+            "none",
             Query("sum by (worker_type) (argo_workflows_workers_busy_count)", "{{worker_type}}"),
-            decimals=0,
             nothing=OFF,
         ),
         course(
-            "Controller errors",
+            "Controller errors by cause",
             "Errors of the workflow controller per second, by cause.",
             "short",
             Query(f"sum by (cause) (rate(argo_workflows_error_count[{RATE}]))", "{{cause}}"),
@@ -171,11 +159,10 @@ def board() -> Board:
         course(
             "Runs, experiments, pipelines",
             "What the Pipelines API made since its last start.",
-            "short",
+            "none",
             Query("sum(run_server_create_requests)", "runs created"),
             Query("sum(experiment_server_run_count)", "experiments"),
             Query("sum(pipeline_server_pipeline_count)", "pipelines"),
-            decimals=0,
             nothing=OFF,
         ),
     )

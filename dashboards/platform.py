@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dashboards.common import (
+    CODES,
     FAILED,
     RATE,
     ZERO,
@@ -15,7 +16,6 @@ from dashboards.common import (
     rows,
     states,
     value,
-    workload,
     zero,
 )
 
@@ -48,7 +48,7 @@ def board() -> Board:
             width=3,
         ),
         value(
-            "Container restarts, last hour",
+            "Container restarts",
             "How often containers of this namespace started again within an hour.",
             zero(f"sum(pod:restarts:increase1h{{{HERE}}})"),
             thresholds=((None, "green"), (1, "orange"), (5, "red")),
@@ -87,9 +87,9 @@ def board() -> Board:
             width=3,
         ),
         value(
-            "First certificate expires in",
+            "Certificate expiry",
             "Time until the first TLS certificate of gateway and KServe's webhook ends.",
-            "min(probe_ssl_earliest_cert_expiry) - time()",
+            "min(certificate:expires_in:seconds)",
             "dtdurations",
             thresholds=EXPIRES,
             nothing="no TLS",
@@ -110,7 +110,7 @@ def board() -> Board:
         rows(
             "Pods not running",
             "Pods that are neither running nor done, in every namespace that Prometheus watches, and since when Prometheus sees them so.",
-            Query(none('count by (namespace, pod, phase) (up{job="pods-not-running"})', "pod", "namespace", "phase")),
+            Query(none('count by (namespace, pod, phase) (up{job="pods-not-running"})', "pod")),
             columns=(
                 Column("pod", "Pod"),
                 Column("namespace", "Namespace", width=110),
@@ -121,37 +121,44 @@ def board() -> Board:
         course(
             "Container restarts by pod",
             "How often containers started again within the hour before.",
-            "short",
+            "none",
             Query(
-                none(f"sum by (pod, container) (pod:restarts:increase1h{{{HERE}}}) > 0", "pod", "container"),
+                none(f"sum by (pod, container) (pod:restarts:increase1h{{{HERE}}}) > 0", "pod"),
                 "{{pod}} {{container}}",
             ),
-            decimals=0,
             width=7,
             calcs=("lastNotNull",),
         ),
     )
-    cpu = f"rate(container_cpu_usage_seconds_total{{{HERE}}}[{RATE}])"
-    memory = f"container_memory_working_set_bytes{{{HERE}}}"
     frame.row(
         "CPU and memory",
         course(
-            "CPU by workload",
-            "Cores that the containers of each workload use.",
+            "CPU by part",
+            "Cores that the pods of each part use.",
             "short",
-            Query(f"sum by (workload) ({workload(cpu)})", "{{workload}}"),
-            width=12,
+            Query(f"component:cpu_usage:cores{{{HERE}}}", "{{component}}"),
             height=10,
             stacked=True,
         ),
         course(
-            "Memory by workload",
-            "Working set of the containers of each workload: what counts against the memory limit.",
+            "Memory by part",
+            "Working set of the pods of each part: what counts against the memory limit.",
             "bytes",
-            Query(f"sum by (workload) ({workload(memory)})", "{{workload}}"),
-            width=12,
+            Query(f"component:memory_working_set:bytes{{{HERE}}}", "{{component}}"),
             height=10,
             stacked=True,
+        ),
+        bars(
+            "Memory of its limit, by pod",
+            "Working set as a share of the pod's memory limit: at 100 % its container is killed.",
+            "percentunit",
+            Query(
+                f'sort_desc(pod:memory_working_set:bytes{{component!="", {HERE}}}'
+                " / on (namespace, pod) pod:memory_limit:bytes)",
+                "{{pod}}",
+            ),
+            top=1,
+            height=10,
         ),
     )
     frame.row(
@@ -181,6 +188,7 @@ def board() -> Board:
             "reqps",
             Query(f'sum by (code) (rate(traefik_router_requests_total{{route!=""}}[{RATE}]))', "{{code}}"),
             stacked=True,
+            colors=CODES,
         ),
         course(
             "Gateway traffic",
@@ -195,6 +203,7 @@ def board() -> Board:
             "reqps",
             Query(f"sum by (status) (rate(mlflow_http_request_total[{RATE}]))", "{{status}}"),
             stacked=True,
+            colors=CODES,
         ),
     )
     frame.row(
@@ -203,11 +212,7 @@ def board() -> Board:
             "Firing alerts",
             "Alerts that fire now; the watchdog, which always fires, is left out.",
             Query(
-                none(
-                    f"sum by (alertname, severity, route, component, inferenceservice, pod) ({ALERTS})",
-                    "alertname",
-                    "severity",
-                )
+                none(f"sum by (alertname, severity, route, component, inferenceservice, pod) ({ALERTS})", "alertname")
             ),
             columns=(
                 Column("alertname", "Alert"),
@@ -219,12 +224,17 @@ def board() -> Board:
             ),
             width=16,
         ),
-        bars(
-            "Certificates expire in",
-            "Time until the TLS certificate of gateway and KServe's webhook ends.",
-            "dtdurations",
-            Query(none("min by (component) (probe_ssl_earliest_cert_expiry) - time()", "component"), "{{component}}"),
-            thresholds=EXPIRES,
+        rows(
+            "Certificate expiry by name",
+            "Time until each TLS certificate of gateway and KServe's webhook ends.",
+            Query("min by (component, name) (certificate:expires_in:seconds)"),
+            columns=(
+                Column("component", "Part", width=80),
+                Column("name", "Name"),
+                Column("A", "Expires in", "dtdurations", EXPIRES, width=160),
+            ),
+            width=8,
+            nothing="no TLS",
         ),
     )
     gpu = "Hostname, gpu, modelName"
@@ -279,7 +289,6 @@ def board() -> Board:
             "none",
             Query(f"max by ({gpu}) (DCGM_FI_DEV_XID_ERRORS)", "{{Hostname}} GPU {{gpu}}"),
             thresholds=((1, "red"),),
-            decimals=0,
             nothing="no GPU metrics: needs NVIDIA's DCGM exporter",
         ),
         collapsed=True,

@@ -132,7 +132,7 @@ def test_a_legend_names_labels_that_are_kept(panel: Panel) -> None:
     for target in panel.json["targets"]:
         for label in re.findall(r"\{\{(\w+)\}\}", target.get("legendFormat", "")):
             kept = re.findall(r"by \(([^)]*)\)", target["expr"])
-            raw = re.fullmatch(r"[(]?(route|slo|model):[\w:]+.*", target["expr"])
+            raw = re.fullmatch(r"(?:sort_desc)?\(?(route|slo|model|component|pod):[\w:]+.*", target["expr"])
             assert raw or any(label in re.split(r",\s*", names) for names in kept), target["expr"]
 
 
