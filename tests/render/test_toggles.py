@@ -18,11 +18,13 @@ INSTEAD_OF: dict[str, dict[str, Any]] = {
     "minio": {"global": {"s3": {"endpoint": "http://s3.example.com"}}},
     "mariadb": {"global": {"database": {"host": "db.example.com"}}},
     "mlflow": {"pipelines": {"mlflow": {"enabled": False}}},
+    "prometheus": {"global": {"monitoring": {"url": "http://prometheus.example.com"}}},
     "gateway": {name: {"route": {"enabled": False}} for name in WITH_UI},
 }
 GIVEN = {
     "minio": [f"{RELEASE}-s3-mlflow", f"{RELEASE}-s3-pipelines", f"{RELEASE}-s3-models"],
     "mariadb": [f"{RELEASE}-db-{name}" for name in ("mlflow", "mlpipeline", "metadb")],
+    "grafana": [f"{RELEASE}-grafana"],
 }
 
 

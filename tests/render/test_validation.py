@@ -80,6 +80,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"mlflow": {"enabled": False}},
         "mlflow is off, but pipelines tracks its runs there: set pipelines.mlflow.enabled=false, or global.mlflow.url",
     ),
+    "dashboards of a Prometheus that is off": (
+        {"prometheus": {"enabled": False}},
+        "The release runs no Prometheus, but global.monitoring.url still points to it: set global.monitoring.url to your own",
+    ),
+    "dashboards of a Prometheus that an operator runs": (
+        {"global": {"monitoring": {"mode": "operator"}}},
+        "The release runs no Prometheus, but global.monitoring.url still points to it: set global.monitoring.url to your own",
+    ),
     "retention of nothing": (
         {"pipelines": {"retention": {"enabled": True, "olderThan": "", "archivedOlderThan": ""}}},
         "pipelines.retention is on, but no run is ever too old for it: set pipelines.retention.olderThan or",

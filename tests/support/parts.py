@@ -95,6 +95,14 @@ PARTS = (
         metrics=(9090, "/prometheus/metrics"),
         job="prometheus",
     ),
+    Part(
+        "grafana",
+        {"grafana": "StatefulSet"},
+        services={f"{RELEASE}-grafana": (3000,)},
+        ui="/grafana/",
+        storage=True,
+        metrics=(3000, "/grafana/metrics"),
+    ),
 )
 
 EVERY = [part.name for part in PARTS]

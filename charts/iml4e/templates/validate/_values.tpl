@@ -134,6 +134,12 @@ mariadb is off, but global.database.host still points to it: set global.database
 mlflow is off, but pipelines tracks its runs there: set pipelines.mlflow.enabled=false, or global.mlflow.url to a server of your own.
 {{- end }}
 {{- end }}
+{{- if and $on.grafana .Values.grafana.server.enabled (or (not $on.prometheus) (eq .Values.global.monitoring.mode "operator")) }}
+{{- $url := tpl .Values.global.monitoring.url . | urlParse }}
+{{- if include "iml4e.isOwn" (dict "host" $url.hostname "service" "prometheus" "Release" .Release) }}
+The release runs no Prometheus, but global.monitoring.url still points to it: set global.monitoring.url to your own Prometheus, or grafana.enabled=false.
+{{- end }}
+{{- end }}
 {{- with .Values.global.caCertificate }}
 {{- if and .existingSecret .existingConfigMap }}
 global.caCertificate names a Secret and a ConfigMap: empty existingSecret or existingConfigMap, one holds all authorities.
