@@ -161,6 +161,9 @@ gateway is off, but global.gateway.url still points to it: set global.gateway.ur
 {{- end }}
 {{- end }}
 {{- end }}
+{{- if and $on.gateway (not $on.home) .Values.gateway.errorPages.enabled }}
+home is off, but gateway.errorPages takes the text of errors from it: set gateway.errorPages.enabled=false.
+{{- end }}
 {{- if and $on.gateway .Values.gateway.tls.enabled (hasPrefix "http://" .Values.global.publicUrl) }}
 gateway.tls.enabled makes http a redirect to https, but global.publicUrl is {{ .Values.global.publicUrl }}: set global.publicUrl to the https address.
 {{- end }}
