@@ -95,8 +95,12 @@ class Belongings:
         experiment = self._post(session, f"{api}/experiments/create", {"name": self.name})["experiment_id"]
         self.undo.callback(self._ask, "POST", f"{api}/experiments/delete", {"experiment_id": experiment})
         run = self._post(session, f"{api}/runs/create", {"experiment_id": experiment, "run_name": "load"})
-        route = f"{self.release.namespace}-{self.release.name}-mlflow"
-        return endpoints.mlflow(route, run["run"]["info"]["run_id"], experiment)
+        number = run["run"]["info"]["run_id"]
+        path = endpoints.ARTIFACT.format(experiment=experiment, run=number)
+        self.undo.callback(self._ask, "DELETE", path)
+        if (answer := session.put(path, content=endpoints.CONTENT)).status_code != 200:
+            raise console.Failure(f"{path} answers {answer.status_code} before anything happened: {answer.text[:300]}")
+        return endpoints.mlflow(f"{self.release.namespace}-{self.release.name}-mlflow", number, experiment)
 
     def _pipelines(self, session: httpx.Client) -> list[Endpoint]:
         api = "/pipeline/apis/v2beta1/experiments"

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from scripts.common import console
 from scripts.common.paths import REPO
 
-from . import events, judge, report
+from . import events, judge, machine, plot, prometheus, report
 from .belongings import Belongings
 from .clients import Load, once
 from .events import Event, Outcome, World, persist
@@ -76,6 +76,11 @@ def interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
+def catalogue(world: World) -> list[Event]:
+    """Every event, those of the machine last."""
+    return [*events.catalogue(world), *machine.catalogue(world)]
+
+
 def measure(args: argparse.Namespace, world: World, stack: ExitStack) -> report.Run:
     """Send load while the events happen."""
     release, own = world.release, world.own
@@ -89,7 +94,7 @@ def measure(args: argparse.Namespace, world: World, stack: ExitStack) -> report.
     for endpoint in found.endpoints:
         if trouble := once(release.url, endpoint):
             raise console.Failure(f"{endpoint.name} fails before anything happened: {trouble}.", endpoint.path)
-    every = events.catalogue(world)
+    every = catalogue(world)
     names = None if args.events is None else [name for name in args.events.split(",") if name and name != "none"]
     chosen = events.choose(every, names, args.quick)
     skipped = [event for event in chosen if event.skipped]
@@ -113,7 +118,10 @@ def measure(args: argparse.Namespace, world: World, stack: ExitStack) -> report.
         command.strip(), release.url, release.name, release.namespace, start, end, found.endpoints, found.left_out,
         requests, outcomes, skipped, load=before,
     )  # fmt: skip
-    run.goals = judge.goals(requests, found.endpoints, outcomes, run.spans(), own.model, None)
+    run.prometheus = prometheus.compare(run)
+    run.goals = judge.goals(
+        requests, found.endpoints, outcomes, run.spans(), own.model, run.prometheus.get("difference")
+    )
     return run
 
 
@@ -150,13 +158,15 @@ def main() -> None:
     hold = args.hold if args.hold is not None else QUICK_HOLD if args.quick else World.hold
     world = World(release, own, hold)
     if args.list:
-        for event in events.catalogue(world):
-            print(f"{event.name:<22} {event.title}")
+        own.model = "model"  # would be deployed first
+        for event in catalogue(world):
+            print(f"{event.name:<22} {event.title}{f' (skipped: {event.skipped})' if event.skipped else ''}")
         return
     with ExitStack() as stack:
         stack.callback(take_away, own)
         run = measure(args, world, stack)
     report.write(run, args.out)
+    plot.timeline(run, args.out / "timeline.png")
     print((args.out / "availability.md").read_text())
     if args.page:
         report.into_page(args.page, report.markdown(run))

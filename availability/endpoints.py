@@ -15,7 +15,8 @@ from scripts.common import console
 from .measurement import OK
 
 #: Names of groups, as goals and tables use them.
-GATEWAY, MODELS, MLFLOW, PIPELINES, PAGES = "gateway", "models", "MLflow", "Pipelines API", "pages"
+GATEWAY, MODELS, MLFLOW, PIPELINES = "gateway", "models", "MLflow", "Pipelines API"
+ARTIFACTS, PAGES = "artifacts", "pages"
 #: Requests per second of each kind of connection: as many as a small machine answers without effort.
 FAST, MEDIUM, SLOW, RARE = 10.0, 5.0, 2.0, 0.2
 ROW = 1.0
@@ -115,8 +116,15 @@ def model(
     return found
 
 
+#: Where a run's file is behind MLflow's proxy of the store, and what is in it.
+ARTIFACT, CONTENT = (
+    "/mlflow/api/2.0/mlflow-artifacts/artifacts/{experiment}/{run}/artifacts/note.txt",
+    b"availability\n",
+)
+
+
 def mlflow(route: str, run: str, experiment: str) -> list[Endpoint]:
-    """Reading and writing of MLflow: a search for runs, and a metric of a run."""
+    """Reading and writing of MLflow: a search for runs, a metric of a run, a file of a run."""
     api = "/mlflow/api/2.0/mlflow/runs"
     search = {"experiment_ids": [experiment], "max_results": 5}
     read = Endpoint("MLflow, read", MLFLOW, "POST", f"{api}/search", SLOW, route)
@@ -131,7 +139,10 @@ def mlflow(route: str, run: str, experiment: str) -> list[Endpoint]:
         "timestamp": int(time.time() * 1000),
         "step": number,
     }
-    return [read, write]
+    path = ARTIFACT.format(experiment=experiment, run=run)
+    artifact = Endpoint("MLflow, artifact", ARTIFACTS, "GET", path, SLOW, route)
+    artifact.answers, artifact.expected = bytes, CONTENT
+    return [read, write, artifact]
 
 
 def pipelines(route: str, experiment: str) -> list[Endpoint]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -12,12 +13,12 @@ from scripts.common import console
 from scripts.common.paths import REPO
 
 from .belongings import Belongings
-from .endpoints import GATEWAY, MLFLOW, MODELS, PIPELINES
+from .endpoints import ARTIFACTS, GATEWAY, MLFLOW, MODELS, PIPELINES
 from .release import MODEL_LABEL, Release, Workload
 
 #: Groups of endpoints that lose nothing in what is planned: rolling restarts, new versions, upgrades.
-EVERYTHING = (GATEWAY, MODELS, MLFLOW, PIPELINES)
-#: What writes to a store cannot do without that store's one pod.
+EVERYTHING = (GATEWAY, MODELS, MLFLOW, PIPELINES, ARTIFACTS)
+#: In the restart of a store, which has one pod, what reads and writes there has to wait: what must lose nothing even then.
 WITHOUT = {"mariadb": (MODELS, GATEWAY), "minio": (MODELS, GATEWAY, MLFLOW)}
 CHART = REPO / "charts" / "iml4e"
 #: Part or key of a part, whose CPU request the upgrade changes: its pods are replaced, nothing else changes.
@@ -137,15 +138,19 @@ def kill(workloads: Sequence[Workload]) -> Callable[[World, ExitStack], None]:
     return act
 
 
+def scaled_to_nothing(release: Release, workload: Workload, undo: ExitStack) -> None:
+    """Scale a workload to nothing; `undo` scales it back."""
+    back = ["scale", workload.path, f"--replicas={workload.replicas}"]
+    undo.callback(persist, lambda: release.kubectl(*back), f"scale {workload.path} back")
+    release.kubectl("scale", workload.path, "--replicas=0")
+
+
 def away(workload: Workload) -> Callable[[World, ExitStack], None]:
     """Scale a workload to nothing for a while, and back."""
 
     def act(world: World, undo: ExitStack) -> None:
-        kubectl = world.release.kubectl
-        back = ["scale", workload.path, f"--replicas={workload.replicas}"]
-        undo.callback(persist, lambda: kubectl(*back), f"scale {workload.path} back")
-        kubectl("scale", workload.path, "--replicas=0")
-        kubectl("wait", "pod", "--selector", workload.selector, "--for=delete", "--timeout=60s")
+        scaled_to_nothing(world.release, workload, undo)
+        world.release.kubectl("wait", "pod", "--selector", workload.selector, "--for=delete", "--timeout=60s")
         world.wait(world.hold)
 
     return act
@@ -204,6 +209,67 @@ def rollback(world: World, undo: ExitStack) -> None:
     world.revision = 0
 
 
+# --- rights and certificates
+
+
+def withdraw(binding: str) -> Callable[[World, ExitStack], None]:
+    """Take the rights of a ClusterRoleBinding away for a while, and give them back."""
+
+    def act(world: World, undo: ExitStack) -> None:
+        kubectl = world.release.kubectl
+        (there,) = world.release.get("clusterrolebinding", binding)
+        patch = ["patch", "clusterrolebinding", binding, "--type=merge", "--patch"]
+        back = json.dumps({"subjects": there["subjects"]})
+        undo.callback(persist, lambda: kubectl(*patch, back), f"give the rights of {binding} back")
+        kubectl(*patch, json.dumps({"subjects": []}))
+        world.wait(world.hold)
+
+    return act
+
+
+def secrets_job(release: Release) -> dict:
+    """The release's Job that makes Secrets; empty where it has none any more."""
+    label = f"app.kubernetes.io/component=secrets,app.kubernetes.io/instance={release.name}"
+    jobs = [job for job in release.get("jobs") if job["metadata"]["name"].startswith(f"{release.name}-secrets-")]
+    jobs += release.get("jobs", "--selector", label)
+    return jobs[-1] if jobs else {}
+
+
+def new_certificate(world: World, undo: ExitStack) -> None:
+    """Delete the certificate of KServe's webhooks, let the release's Job make another, and restart KServe with it."""
+    release, kubectl = world.release, world.release.kubectl
+    secret = f"{release.name}-kserve-webhook"
+    (former,) = release.get("secret", secret)
+    for key in ("uid", "resourceVersion", "creationTimestamp", "managedFields"):
+        former["metadata"].pop(key, None)
+
+    def there() -> None:
+        if not kubectl("get", "secret", secret, "--ignore-not-found"):
+            kubectl("create", "--filename", "-", stdin=json.dumps(former))
+
+    spec = secrets_job(release)["spec"]["template"]
+    for key in ("controller-uid", "job-name", "batch.kubernetes.io/controller-uid", "batch.kubernetes.io/job-name"):
+        spec["metadata"].get("labels", {}).pop(key, None)
+    name = f"{release.name}-secrets-availability"
+    job = {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": name},
+        "spec": {"backoffLimit": 2, "template": spec},
+    }
+    undo.callback(persist, there, f"put the Secret {secret} back")
+    undo.callback(persist, lambda: kubectl("delete", "job", name, "--ignore-not-found"), f"delete the Job {name}")
+    kubectl("delete", "secret", secret)
+    kubectl("create", "--filename", "-", stdin=json.dumps(job))
+    kubectl("wait", f"job/{name}", "--for=condition=Complete", "--timeout=80s")
+    kubectl("rollout", "restart", f"deployment/{release.name}-kserve")
+    release.settle()
+    models = release.get("inferenceservices")
+    if models:  # nothing is written, and the webhooks are asked
+        model = models[0]["metadata"]["name"]
+        kubectl("annotate", "inferenceservice", model, "iml4e.org/availability=asked", "--dry-run=server")
+
+
 # --- which of them
 
 
@@ -237,6 +303,16 @@ def catalogue(world: World) -> list[Event]:
                 Event(f"away-{part}", f"{part} away for {world.hold:.0f} s", away(workload),
                       lossless=(MODELS, GATEWAY), quick=True)
             )  # fmt: skip
+    bindings = {each["metadata"]["name"] for each in world.release.get("clusterrolebindings")}
+    for part in ("gateway", "kserve"):
+        name = f"{world.release.name}-{part}"
+        if name in bindings:
+            title = f"rights of {part} withdrawn for {world.hold:.0f} s"
+            found.append(Event(f"rights-{part}", title, withdraw(name), lossless=(MODELS, GATEWAY)))
+    if "kserve" in parts:
+        without = "" if secrets_job(world.release) else "the release makes no certificate by a Job"
+        title = "certificate of KServe's webhooks replaced"
+        found.append(Event("certificate", title, new_certificate, lossless=EVERYTHING, skipped=without))
     return found
 
 

@@ -187,6 +187,7 @@ def facts(run: Run) -> list[str]:
         f"{machine()}; load average before: {run.load:.1f}.",
         f"Release {run.release} in namespace {run.namespace}, asked at {run.url}.",
         f"The load generator sent 99 of 100 requests at most {ms(late)} ms late.",
+        *([f"Prometheus: {run.prometheus['note']}"] if run.prometheus.get("note") else []),
         *(f"Left out: {reason}" for reason in run.left_out),
         *(f"Skipped: {event.title}: {event.skipped}." for event in run.skipped),
     ]
