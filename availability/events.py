@@ -179,17 +179,17 @@ def kill_model(world: World, undo: ExitStack) -> None:
 # --- the chart
 
 
-def changes(values: dict, up: bool) -> list[str]:
+def changes(values: dict) -> list[str]:
     """Words for helm that change the CPU request of what clients ask, where the release has it."""
     words = []
     for path in CHANGED:
         there = values
         for key in path.split("."):
             there = there.get(key) or {}
-        request = (there.get("resources") or {}).get("requests", {}).get("cpu")
+        request = str((there.get("resources") or {}).get("requests", {}).get("cpu") or "")
         if request and values.get(path.split(".")[0], {}).get("enabled"):
             millis = round(float(request[:-1])) if request.endswith("m") else round(float(request) * 1000)
-            words += ["--set", f"{path}.resources.requests.cpu={millis + (1 if up else -1)}m"]
+            words += ["--set", f"{path}.resources.requests.cpu={millis + 1}m"]
     return words
 
 
@@ -197,7 +197,7 @@ def upgrade(world: World, undo: ExitStack) -> None:
     """Upgrade the chart with a changed value: pods of gateway, MLflow, Pipelines API and KServe are replaced."""
     release = world.release
     world.revision = release.revision()
-    words = ["upgrade", release.name, str(CHART), "--reset-then-reuse-values", *changes(release.values(), True)]
+    words = ["upgrade", release.name, str(CHART), "--reset-then-reuse-values", *changes(release.values())]
     release.helm(*words, "--wait", "--timeout", "300s")
 
 

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 from .endpoints import Endpoint
 from .events import Outcome
-from .measurement import Request, Span, figures
+from .measurement import Request, Span, figures, percentile
 
 OVERALL = 0.99
 """Share of right answers of the whole run."""
 ONE_OF_TWO = 0.001
 """Share of requests to a model of two replicas that a killed pod may cost."""
+LATE = 0.25
+"""Seconds that 99 of 100 requests may be late by the load generator's fault: a starved client finds answers late that are not."""
 POINTS = 0.5
 """Percentage points that Prometheus' figure may differ."""
 
@@ -68,6 +70,9 @@ def goals(
             share = failed / asked if asked else 1.0
             goal = f"{event.title}: at most {ONE_OF_TWO:.1%} of its requests lost"
             found.append(Goal(goal, f"{failed} of {asked} ({share:.2%})", share <= ONE_OF_TWO if names else None))
+    late = percentile([request.late for request in requests], 0.99)
+    goal = f"The load generator kept its schedule: 99 of 100 requests at most {LATE * 1000:.0f} ms late"
+    found.append(Goal(goal, f"{late * 1000:.0f} ms", late <= LATE))
     text = "" if difference is None else f"{difference:.2f} points"
     met = None if difference is None else difference <= POINTS
     return [*found, Goal(f"Prometheus' availability differs by at most {POINTS} points", text, met)]

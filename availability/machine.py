@@ -35,12 +35,25 @@ def process(name: str) -> processes.Process:
     return next(each for each in node.every_process() if each.name == name)
 
 
+def ended(name: str, undo: ExitStack, seconds: float = 20) -> None:
+    """End a process of the cluster; `undo` starts it again, with the priority that it had, whatever this program's own is."""
+    pid = processes.pid_of(name)
+    priority = os.getpriority(os.PRIO_PROCESS, pid) if pid else 0
+
+    def start() -> None:
+        processes.start_and_wait(process(name))
+        if (group := processes.pid_of(name)) is not None:
+            os.setpriority(os.PRIO_PGRP, group, priority)
+
+    undo.callback(persist, start, f"start {name}")
+    processes.stop(name, seconds)
+
+
 def restart(name: str) -> Callable[[World, ExitStack], None]:
     """End a process of the cluster and start it again."""
 
     def act(world: World, undo: ExitStack) -> None:
-        undo.callback(persist, lambda: processes.start_and_wait(process(name)), f"start {name}")
-        processes.stop(name)
+        ended(name, undo)
 
     return act
 
@@ -49,9 +62,8 @@ def away(name: str) -> Callable[[World, ExitStack], None]:
     """End a process of the cluster, and start it again after a while."""
 
     def act(world: World, undo: ExitStack) -> None:
-        undo.callback(persist, lambda: processes.start_and_wait(process(name)), f"start {name}")
         # an API server that is asked to end serves for a while
-        processes.stop(name, seconds=2)
+        ended(name, undo, seconds=2)
         world.wait(world.hold)
 
     return act
