@@ -61,7 +61,7 @@ PARTS = (
     ),
     Part(
         "mariadb",
-        {"mariadb": "StatefulSet"},
+        {"mariadb": "StatefulSet", "mariadb-metrics": "Deployment"},
         services={f"{RELEASE}-mariadb": (3306,)},
         storage=True,
     ),
@@ -94,6 +94,14 @@ PARTS = (
         storage=True,
         metrics=(9090, "/prometheus/metrics"),
         job="prometheus",
+    ),
+    Part(
+        "grafana",
+        {"grafana": "StatefulSet"},
+        services={f"{RELEASE}-grafana": (3000,)},
+        ui="/grafana/",
+        storage=True,
+        metrics=(3000, "/grafana/metrics"),
     ),
 )
 

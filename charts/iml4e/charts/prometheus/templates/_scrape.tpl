@@ -63,12 +63,22 @@
       action: drop
     # MinIO: the series that rules and dashboards use, of five hundred
     - source_labels: [component, __name__]
-      regex: minio;minio_(audit|cluster_(erasure_set|iam|usage_objects|usage_buckets_(object|since))|notification|scanner|system).*
+      regex: minio;minio_(audit|cluster_(erasure_set|iam|usage_objects|usage_buckets_(object_|since))|notification|scanner|system).*
       action: drop
     - source_labels: [component, __name__]
       regex: minio;(go|process)_.*
       action: drop
-    # requests of the store to itself, and the name of its one server
+    # MariaDB: the same, of a thousand
+    - source_labels: [__name__]
+      regex: mysql_(up|global_status_(aborted_connects|bytes_(received|sent)|connection_errors_total|innodb_buffer_pool_(reads|read_requests)|innodb_row_lock_waits|queries|slow_queries|threads_(connected|running)|uptime)|global_variables_(innodb_buffer_pool_size|max_connections))
+      target_label: __tmp_wanted
+      replacement: "yes"
+    - source_labels: [__name__, __tmp_wanted]
+      regex: mysql_.*;
+      action: drop
+    - regex: __tmp_wanted
+      action: labeldrop
+    # MinIO has one server with one drive here
     - regex: server|pool_index|set_index
       action: labeldrop
 
@@ -106,7 +116,7 @@
 
 # Pods of this release, of models and of pipeline runs, as series `up` with what their labels say: which model and version, which run and
 # step. The pods are not asked: every target is Prometheus itself, with an empty answer.
-{{- range $job, $phases := dict "pods" "Running;.*" "pods-not-running" "(Pending|Failed|Unknown);.*|Running;false" }}
+{{- range $job := list "pods" "pods-not-running" }}
 - job_name: {{ $job }}
   metrics_path: /prometheus/federate
   params:
@@ -128,7 +138,7 @@
           label: pipeline/runid
   relabel_configs:
     - source_labels: [__meta_kubernetes_pod_phase, __meta_kubernetes_pod_ready]
-      regex: {{ $phases }}
+      regex: {{ if eq $job "pods" }}Running;.*{{ else }}(Pending|Failed|Unknown);.*|Running;false{{ end }}
       action: keep
     - target_label: __address__
       replacement: localhost:9090
