@@ -88,8 +88,12 @@ PARTS = (
     ),
     Part(
         "prometheus",
-        {"prometheus": "StatefulSet", "prometheus-probe": "Deployment"},
-        services={f"{RELEASE}-prometheus": (9090,), f"{RELEASE}-prometheus-probe": (9115,)},
+        {"prometheus": "StatefulSet", "prometheus-alertmanager": "StatefulSet", "prometheus-probe": "Deployment"},
+        services={
+            f"{RELEASE}-prometheus": (9090,),
+            f"{RELEASE}-prometheus-alertmanager": (9093,),
+            f"{RELEASE}-prometheus-probe": (9115,),
+        },
         ui="/prometheus/",
         storage=True,
         metrics=(9090, "/prometheus/metrics"),
