@@ -142,7 +142,7 @@ def course(
     an expression their colour.
     """
     panel = _frame(timeseries.Panel(), title, text, unit, (width, height), nothing)
-    panel.targets(_targets(queries, instant=False)).line_width(1).fill_opacity(10)
+    panel.targets(_targets(queries, instant=False)).line_width(1).fill_opacity(0)
     panel.show_points(kinds.VisibilityMode.AUTO).span_nulls(120000)
     panel.tooltip(common.VizTooltipOptions().mode(kinds.TooltipDisplayMode.MULTI).sort(kinds.SortOrder.DESCENDING))
     legend = common.VizLegendOptions().show_legend(True).placement(kinds.LegendPlacement.BOTTOM)

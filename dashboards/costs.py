@@ -71,7 +71,7 @@ def board() -> Board:
         "By run",
         rows(
             "Cost of each run",
-            "CPU, memory and GPU of each run in the chosen time, and how long its pods ran, added up.",
+            "CPU, memory and GPU of each run in the chosen time, and how long its pods ran, added up. Steps of a few seconds count as 0.",
             Query(cost(f"sum by ({run}) ({CPU}) / 3600", run)),
             Query(cost(f"sum by ({run}) ({MEMORY})", run)),
             Query(cost(f"max by ({run}) ({PEAK})", run)),

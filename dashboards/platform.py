@@ -42,7 +42,7 @@ def board() -> Board:
         ),
         value(
             "Pods not running",
-            "Pods that are pending, failed or unknown, in every namespace that Prometheus watches.",
+            "Pods of parts, models and runs that are pending, failed, unknown, or running and not ready.",
             zero('count(up{job="pods-not-running"})'),
             thresholds=((None, "green"), (1, "orange")),
             width=3,
@@ -109,7 +109,7 @@ def board() -> Board:
         ),
         rows(
             "Pods not running",
-            "Pods that are neither running nor done, in every namespace that Prometheus watches, and since when Prometheus sees them so.",
+            "Pods of parts, models and runs that are pending, failed, unknown, or running and not ready.",
             Query(none('count by (namespace, pod, phase) (up{job="pods-not-running"})', "pod")),
             columns=(
                 Column("pod", "Pod"),
