@@ -59,7 +59,8 @@ def test_no_import_circle() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", [f"{path.parent.name}.{path.stem}" for path in MODULES if path.stem not in ("chart", "crds", "dashboards")]
+    "module",
+    [f"{path.parent.name}.{path.stem}" for path in MODULES if path.stem not in ("chart", "crds", "dashboards")],
 )
 def test_a_module_needs_the_standard_library_only(module: str) -> None:
     """-S leaves out every installed package: this code runs before anything is installed."""
