@@ -48,7 +48,7 @@ def board() -> Board:
             f"min(slo:error_budget_remaining:ratio{{{ROUTE}}})",
             "percentunit",
             thresholds=LEFT,
-            decimals=1,
+            decimals=0,
         ),
         value(
             "Fastest burn, last hour",
@@ -100,7 +100,7 @@ def board() -> Board:
             Query(f"slo:error_budget_remaining:ratio{{{ROUTE}}}", "{{route}}"),
             thresholds=((0, "red"),),
             top=1,
-            floor=None,
+            floor=-1,
             width=11,
             height=9,
             calcs=("lastNotNull", "min"),

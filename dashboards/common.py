@@ -31,7 +31,7 @@ ZERO: Thresholds = ((None, "green"), (1, "red"))
 #: Shares of what there is.
 FULL: Thresholds = ((None, "green"), (0.8, "orange"), (0.9, "red"))
 #: Where the axis of a curve ends at least: a curve of zeros is not drawn on an axis up to 10,000 %.
-SOFT_TOP = {"none": 4, "percentunit": 0.02, "s": 0.1, "bytes": 2**20, "Bps": 1024}
+SOFT_TOP = {"none": 4, "short": 0.1, "percentunit": 0.02, "s": 0.1, "bytes": 2**20, "Bps": 1024}
 #: Colours of HTTP status codes.
 CODES = {"^2..$": "green", "^3..$": "blue", "^4..$": "orange", "^5..$": "red"}
 #: Colours of phases of runs and pods.
@@ -129,7 +129,7 @@ def course(
     stacked: bool = False,
     bars: bool = False,
     top: float | None = None,
-    floor: float | None = 0,
+    floor: float = 0,
     soft_top: float | None = None,
     calcs: tuple[str, ...] = ("lastNotNull", "max"),
     dashed: str = "",
@@ -168,8 +168,7 @@ def course(
     for names, color in (colors or {}).items():
         fixed = {"mode": "fixed", "fixedColor": color}
         panel.override_by_regexp(names, [model.DynamicConfigValue(id_val="color", value=fixed)])
-    if floor is not None:
-        panel.min(floor).axis_soft_max(soft_top or SOFT_TOP.get(unit, 1))
+    panel.min(floor).axis_soft_max(soft_top or SOFT_TOP.get(unit, 1))
     if top is not None:
         panel.max(top)
     return panel
@@ -235,7 +234,7 @@ def rows(
     sort: str = "",
     width: int = 12,
     height: int = 8,
-    nothing: str = "no data",
+    nothing: str = "-",
 ) -> table.Panel:
     """A table of now: a row for each set of labels, a column for each query."""
     panel = _frame(table.Panel(), title, text, "none", (width, height), nothing)

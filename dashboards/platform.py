@@ -105,7 +105,7 @@ def board() -> Board:
             "Whether each part answered Prometheus; a part with several pods is down when one of them is.",
             Query(f'min by (component) (up{{job=~"parts|prometheus", {HERE}}})', "{{component}}"),
             UP,
-            width=10,
+            width=9,
         ),
         rows(
             "Pods not running",
@@ -113,10 +113,10 @@ def board() -> Board:
             Query(none('count by (namespace, pod, phase) (up{job="pods-not-running"})', "pod")),
             columns=(
                 Column("pod", "Pod"),
-                Column("namespace", "Namespace", width=110),
-                Column("phase", "Phase", width=90),
+                Column("namespace", "Namespace", width=90),
+                Column("phase", "Phase", width=80),
             ),
-            width=7,
+            width=8,
         ),
         course(
             "Container restarts by pod",
