@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dashboards.common import Board, Column, Query, Thresholds, course, none, rows, states, value
+from dashboards.common import Board, Column, Query, Thresholds, course, rows, states, value, zero
 
 ROUTE = 'route=~"$route"'
 OBJECTIVE = "scalar(slo:objective:ratio)"
@@ -61,7 +61,7 @@ def board() -> Board:
         value(
             "Routes unreachable",
             "Routes of which the last probe through the gateway got no answer.",
-            f"count(route:probe_reached:bool{{{ROUTE}}} == 0) or vector(0)",
+            zero(f"count(route:probe_reached:bool{{{ROUTE}}} == 0)", "route:probe_reached:bool"),
             thresholds=((None, "green"), (1, "red")),
         ),
         value(
@@ -135,7 +135,7 @@ def board() -> Board:
             "Failed answers by route",
             "Answers with a 5xx per second, probes included.",
             "reqps",
-            Query(none(f"route:failed_answers:rate5m{{{ROUTE}}}", "route"), "{{route}}"),
+            Query(f"route:failed_answers:rate5m{{{ROUTE}}}", "{{route}}"),
             width=8,
             height=9,
         ),

@@ -18,6 +18,11 @@ from grafana_foundation_sdk.models import dashboard as model
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 SCHEMA_VERSION = 37
+#: Expressions with a series where somebody measures: pods, requests at the gateway, pipelines, rules.
+PODS = 'up{job="pods"}'
+REQUESTS = "route:requests:rate5m"
+ARGO = "argo_workflows_gauge"
+WATCHDOG = 'ALERTS{alertname="Watchdog"}'
 SOURCE = kinds.DataSourceRef(type_val="prometheus", uid="${datasource}")
 #: From a board's address up to the root of the host. A chart that serves the boards elsewhere replaces it by the platform's address.
 PLATFORM = "../../../.."
@@ -48,14 +53,14 @@ class Query:
     legend: str = ""
 
 
-def zero(expr: str) -> str:
-    """The expression, or 0 where it has no series."""
-    return f"({expr}) or vector(0)"
+def zero(expr: str, where: str) -> str:
+    """The expression, or 0 where it has no series but `where` has: what nobody measures is not 0."""
+    return f"({expr}) or 0 * count({where})"
 
 
-def none(expr: str, label: str) -> str:
-    """The expression, or one series of value 0 whose label says `none`, where it has no series."""
-    return f'({expr}) or on() label_replace(vector(0), "{label}", "none", "", "")'
+def none(expr: str, label: str, where: str) -> str:
+    """The expression, or one series of value 0 whose label says `none`, where it has no series but `where` has."""
+    return f'({expr}) or on() label_replace(0 * count({where}), "{label}", "none", "", "")'
 
 
 def _thresholds(steps: Thresholds) -> build.ThresholdsConfig:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dashboards.common import CODES, FAILED, RATE, Board, Query, course, none, value, zero
+from dashboards.common import CODES, FAILED, PODS, RATE, REQUESTS, Board, Query, course, none, value, zero
 
 CHOSEN = 'namespace=~"$namespace", inferenceservice=~"$model"'
 SERVED = f'{CHOSEN}, version=~"$version", version!=""'
@@ -15,7 +15,7 @@ ROUTES = (
 #: Pods of chosen models.
 POD = f'inferenceservice!="", {CHOSEN}, version=~"$version"'
 #: 1 for each pod of a chosen model.
-PODS = f"max by (namespace, pod, inferenceservice, version) (pod:info{{{POD}}})"
+EACH_POD = f"max by (namespace, pod, inferenceservice, version) (pod:info{{{POD}}})"
 
 
 def rate(counter: str, by: str, more: str = "") -> str:
@@ -49,27 +49,27 @@ def board() -> Board:
         value(
             "Models served",
             "Models of which at least one pod answers Prometheus.",
-            zero(f'count(max by (namespace, inferenceservice) (up{{job="models", {CHOSEN}}}) == 1)'),
+            zero(f'count(max by (namespace, inferenceservice) (up{{job="models", {CHOSEN}}}) == 1)', PODS),
             width=3,
         ),
         value(
             "Model pods down",
             "Pods of models that do not answer Prometheus.",
-            zero(f'sum(up{{job="models", {CHOSEN}}} == bool 0)'),
+            zero(f'sum(up{{job="models", {CHOSEN}}} == bool 0)', PODS),
             thresholds=((None, "green"), (1, "red")),
             width=3,
         ),
         value(
             "Predictions",
             "Requests per second that the chosen models answered.",
-            zero(f"sum(rate(model_server_requests_total{{{SERVED}}}[{RATE}]))"),
+            zero(f"sum(rate(model_server_requests_total{{{SERVED}}}[{RATE}]))", PODS),
             "reqps",
             width=3,
         ),
         value(
             "Rows predicted",
             "Rows per second that the chosen models predicted; a request has one or more.",
-            zero(f"sum(rate(model_server_model_rows_total{{{SERVED}}}[{RATE}]))"),
+            zero(f"sum(rate(model_server_model_rows_total{{{SERVED}}}[{RATE}]))", PODS),
             "rowsps",
             width=3,
         ),
@@ -78,7 +78,8 @@ def board() -> Board:
             "Share of requests that ended with a 5xx at the gateway, in five minutes. The objective allows 1 %.",
             zero(
                 f"sum({at_gateway('route:request_error_ratio:rate5m')} * route:requests:rate5m)"
-                f" / (sum({at_gateway('route:requests:rate5m')}) > 0)"
+                f" / (sum({at_gateway('route:requests:rate5m')}) > 0)",
+                REQUESTS,
             ),
             "percentunit",
             thresholds=FAILED,
@@ -154,7 +155,7 @@ def board() -> Board:
             "Model errors (5xx) at the gateway",
             "Share of requests that ended with a 5xx at the gateway: also those that no pod was there to answer. Dashed: 1 %.",
             "percentunit",
-            Query(none(at_gateway("route:request_error_ratio:rate5m"), "route"), "{{route}}"),
+            Query(none(at_gateway("route:request_error_ratio:rate5m"), "route", REQUESTS), "{{route}}"),
             thresholds=((0.01, "red"),),
         ),
         course(
@@ -201,7 +202,7 @@ def board() -> Board:
         f'sum by (namespace, pod) (rate(container_cpu_cfs_throttled_periods_total{{namespace=~"$namespace"}}[{RATE}]))'
     )
     periods = f'sum by (namespace, pod) (rate(container_cpu_cfs_periods_total{{namespace=~"$namespace"}}[{RATE}]))'
-    join = f" * on (namespace, pod) group_left (inferenceservice, version) {PODS}"
+    join = f" * on (namespace, pod) group_left (inferenceservice, version) {EACH_POD}"
     frame.row(
         "Saturation",
         course(
@@ -210,7 +211,7 @@ def board() -> Board:
             "none",
             Query(
                 f'sum by ({BY}) (max by (namespace, pod) (up{{job="models", {CHOSEN}}})'
-                f" * on (namespace, pod) group_left (inferenceservice, version) {PODS})",
+                f" * on (namespace, pod) group_left (inferenceservice, version) {EACH_POD})",
                 VERSION,
             ),
         ),
@@ -236,7 +237,7 @@ def board() -> Board:
             "Model CPU throttled",
             "Share of scheduling periods in which a pod was held back by its CPU limit; 0 also for pods without one.",
             "percentunit",
-            Query(f"max by ({BY}) ({throttled} / ({periods} > 0){join} or 0 * {PODS})", VERSION),
+            Query(f"max by ({BY}) ({throttled} / ({periods} > 0){join} or 0 * {EACH_POD})", VERSION),
             thresholds=((0.25, "red"),),
         ),
         course(
@@ -246,7 +247,7 @@ def board() -> Board:
             Query(
                 f"{rate('model_server_model_rows_total', BY)}"
                 f" / ({rate('model_server_model_calls_total', BY)} > 0)"
-                f" or 0 * max by ({BY}) ({PODS})",
+                f" or 0 * max by ({BY}) ({EACH_POD})",
                 VERSION,
             ),
         ),
