@@ -5,7 +5,10 @@ from __future__ import annotations
 from dashboards.common import (
     CODES,
     FAILED,
+    PODS,
     RATE,
+    REQUESTS,
+    WATCHDOG,
     ZERO,
     Board,
     Column,
@@ -36,21 +39,21 @@ def board() -> Board:
         value(
             "Parts down",
             "Pods of parts that do not answer Prometheus.",
-            zero(f'sum(up{{job=~"parts|prometheus", {HERE}}} == bool 0)'),
+            f'sum(up{{job=~"parts|prometheus", {HERE}}} == bool 0)',
             thresholds=ZERO,
             width=3,
         ),
         value(
             "Pods not running",
-            "Pods that are pending, failed or unknown, in every namespace that Prometheus watches.",
-            zero('count(up{job="pods-not-running"})'),
+            "Pods of parts, models and runs that are pending, failed, unknown, or running and not ready.",
+            zero('count(up{job="pods-not-running"})', PODS),
             thresholds=((None, "green"), (1, "orange")),
             width=3,
         ),
         value(
             "Container restarts",
             "How often containers of this namespace started again within an hour.",
-            zero(f"sum(pod:restarts:increase1h{{{HERE}}})"),
+            f"sum(pod:restarts:increase1h{{{HERE}}})",
             thresholds=((None, "green"), (1, "orange"), (5, "red")),
             decimals=0,
             width=3,
@@ -58,21 +61,24 @@ def board() -> Board:
         value(
             "Alerts firing",
             "Alerts that fire now; the watchdog, which always fires, is left out.",
-            zero(f"count({ALERTS})"),
+            zero(f"count({ALERTS})", WATCHDOG),
             thresholds=ZERO,
             width=3,
         ),
         value(
             "Gateway requests",
             "Requests of users at the gateway per second; probes are left out.",
-            zero("sum(route:requests:rate5m)"),
+            "sum(route:requests:rate5m)",
             "reqps",
             width=3,
         ),
         value(
             "Gateway errors (5xx)",
             "Share of users' requests in five minutes that ended with a 5xx. The objective allows 1 %.",
-            zero("sum(route:request_error_ratio:rate5m * route:requests:rate5m) / (sum(route:requests:rate5m) > 0)"),
+            zero(
+                "sum(route:request_error_ratio:rate5m * route:requests:rate5m) / (sum(route:requests:rate5m) > 0)",
+                REQUESTS,
+            ),
             "percentunit",
             thresholds=FAILED,
             decimals=2,
@@ -105,25 +111,27 @@ def board() -> Board:
             "Whether each part answered Prometheus; a part with several pods is down when one of them is.",
             Query(f'min by (component) (up{{job=~"parts|prometheus", {HERE}}})', "{{component}}"),
             UP,
-            width=10,
+            width=9,
         ),
         rows(
             "Pods not running",
-            "Pods that are neither running nor done, in every namespace that Prometheus watches, and since when Prometheus sees them so.",
-            Query(none('count by (namespace, pod, phase) (up{job="pods-not-running"})', "pod")),
+            "Pods of parts, models and runs that are pending, failed, unknown, or running and not ready.",
+            Query(none('count by (namespace, pod, phase) (up{job="pods-not-running"})', "pod", PODS)),
             columns=(
                 Column("pod", "Pod"),
-                Column("namespace", "Namespace", width=110),
-                Column("phase", "Phase", width=90),
+                Column("namespace", "Namespace", width=90),
+                Column("phase", "Phase", width=80),
             ),
-            width=7,
+            width=8,
         ),
         course(
             "Container restarts by pod",
             "How often containers started again within the hour before.",
             "none",
             Query(
-                none(f"sum by (pod, container) (pod:restarts:increase1h{{{HERE}}}) > 0", "pod"),
+                none(
+                    f"sum by (pod, container) (pod:restarts:increase1h{{{HERE}}}) > 0", "pod", "pod:restarts:increase1h"
+                ),
                 "{{pod}} {{container}}",
             ),
             width=7,
@@ -173,14 +181,14 @@ def board() -> Board:
             "Gateway errors (5xx) by route",
             "Share of users' requests in five minutes that ended with a 5xx. Dashed: 1 %, the objective.",
             "percentunit",
-            Query(none("route:request_error_ratio:rate5m", "route"), "{{route}}"),
+            Query(none("route:request_error_ratio:rate5m", "route", REQUESTS), "{{route}}"),
             thresholds=((0.01, "red"),),
         ),
         course(
             "Gateway latency p95 by route",
             "Of the requests in five minutes, 95 % were answered faster than this.",
             "s",
-            Query(none("route:request_duration_seconds:p95_5m >= 0", "route"), "{{route}}"),
+            Query(none("route:request_duration_seconds:p95_5m >= 0", "route", REQUESTS), "{{route}}"),
         ),
         course(
             "Gateway answers by status code",
@@ -212,7 +220,11 @@ def board() -> Board:
             "Firing alerts",
             "Alerts that fire now; the watchdog, which always fires, is left out.",
             Query(
-                none(f"sum by (alertname, severity, route, component, inferenceservice, pod) ({ALERTS})", "alertname")
+                none(
+                    f"sum by (alertname, severity, route, component, inferenceservice, pod) ({ALERTS})",
+                    "alertname",
+                    WATCHDOG,
+                )
             ),
             columns=(
                 Column("alertname", "Alert"),
