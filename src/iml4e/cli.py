@@ -121,6 +121,12 @@ def parser() -> argparse.ArgumentParser:
     models.add_argument("--namespace", default="", help="namespace of the endpoints; default: the release's")
     models.add_argument("--json", action="store_true", help="print JSON")
 
+    stats = command("stats", _stats, "Requests, errors and latencies of endpoints, as the landing page shows them.")
+    stats.add_argument("name", nargs="?", default="", metavar="NAME", help="endpoint; default: all")
+    stats.add_argument("--namespace", default="", help="namespace of the endpoints; default: all that are listed")
+    stats.add_argument("--last", default="10m", help="time that counts: 10m, 1h, 7d; default: 10m")
+    stats.add_argument("--json", action="store_true", help="print JSON")
+
     rollback = command("rollback", _rollback, "Serve the previous version again, with its settings.", endpoint=True)
     rollback.add_argument(
         "--timeout", type=float, default=300, help="seconds until the endpoint must be ready; default: 300"
@@ -200,11 +206,21 @@ def _models(options: argparse.Namespace) -> None:
         champion = "-" if not best else "yes" if best == each.version else f"no, {best} is"
         state = "ready" if each.ready else "not ready"
         rows.append((each.name, each.model or "-", each.version or "-", champion, state, each.url))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row, each in zip(rows, [None, *found], strict=True):
-        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
-        if each and each.reason:
-            print(f"  {each.reason}")
+    _table(rows, ["", *(each.reason for each in found)])
+
+
+def _stats(options: argparse.Namespace) -> None:
+    from iml4e import stats
+
+    found, missing = stats.read(options.last, options.name, options.namespace)
+    if options.json:
+        print(json.dumps(found))
+    elif found:
+        _table(stats.table(found), ["", *(each["reason"] for each in found)])
+    else:
+        print("nothing is served; `iml4e deploy MODEL/VERSION` serves a registered model")
+    for each in missing:
+        _aside(each)
 
 
 def _rollback(options: argparse.Namespace) -> None:
@@ -303,6 +319,15 @@ def _value(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text
+
+
+def _table(rows: Sequence[tuple[str, ...]], notes: Sequence[str]) -> None:
+    """Print rows in columns, each with its note below."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row, note in zip(rows, notes, strict=True):
+        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+        if note:
+            print(f"  {note}")
 
 
 def _cell(value: Any) -> Any:

@@ -53,6 +53,12 @@ PARTS = (
         metrics=(8082, "/metrics"),
     ),
     Part(
+        "home",
+        {"home": "Deployment"},
+        services={f"{RELEASE}-home": (80, 8001)},
+        ui="/",
+    ),
+    Part(
         "minio",
         {"minio": "StatefulSet"},
         services={f"{RELEASE}-minio": (9000,)},
