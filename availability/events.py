@@ -229,6 +229,11 @@ def withdraw(binding: str) -> Callable[[World, ExitStack], None]:
     return act
 
 
+def stores(parts: dict[str, list[Workload]], part: str) -> list[Workload]:
+    """The workloads of a part that keep data."""
+    return [workload for workload in parts.get(part, []) if workload.kind == "statefulset"]
+
+
 def secrets_job(release: Release) -> dict:
     """The release's Job that makes Secrets; empty where it has none any more."""
     label = f"app.kubernetes.io/component=secrets,app.kubernetes.io/instance={release.name}"

@@ -16,7 +16,7 @@ from scripts.common import console
 from scripts.common.paths import KUBECONFIG, STATE
 
 from .endpoints import GATEWAY, MODELS
-from .events import Event, World, persist, scaled_to_nothing
+from .events import Event, World, persist, scaled_to_nothing, stores
 from .release import Release, Workload
 
 #: Size of the volume that fills, beside the data that it has.
@@ -236,6 +236,6 @@ def catalogue(world: World) -> list[Event]:
     found += [
         Event(f"fill-{part}", f"volume of {part} full for {world.hold:.0f} s", fill(workload), lossless, skipped=reason)
         for part in ("minio",)
-        for workload in parts.get(part, [])
+        for workload in stores(parts, part)
     ]
     return found

@@ -26,6 +26,7 @@ VALUES: dict[str, Any] = {
     "gateway": {"service": {"type": "ClusterIP"}, **SMALL},
     "pipelines": {"enabled": False},
     "prometheus": {"enabled": False},
+    "grafana": {"enabled": False},
     "minio": {**SMALL, "setup": SMALL},
     "mariadb": SMALL,
     "mlflow": SMALL,

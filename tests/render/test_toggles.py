@@ -18,11 +18,15 @@ INSTEAD_OF: dict[str, dict[str, Any]] = {
     "minio": {"global": {"s3": {"endpoint": "http://s3.example.com"}}},
     "mariadb": {"global": {"database": {"host": "db.example.com"}}},
     "mlflow": {"pipelines": {"mlflow": {"enabled": False}}},
-    "gateway": {name: {"route": {"enabled": False}} for name in WITH_UI},
+    "prometheus": {"global": {"monitoring": {"url": "http://prometheus.example.com"}}},
+    "gateway": helm.merged(
+        {name: {"route": {"enabled": False}} for name in WITH_UI}, {"prometheus": {"probe": {"enabled": False}}}
+    ),
 }
 GIVEN = {
     "minio": [f"{RELEASE}-s3-mlflow", f"{RELEASE}-s3-pipelines", f"{RELEASE}-s3-models"],
     "mariadb": [f"{RELEASE}-db-{name}" for name in ("mlflow", "mlpipeline", "metadb")],
+    "grafana": [f"{RELEASE}-grafana"],
 }
 
 

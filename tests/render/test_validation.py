@@ -80,6 +80,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"mlflow": {"enabled": False}},
         "mlflow is off, but pipelines tracks its runs there: set pipelines.mlflow.enabled=false, or global.mlflow.url",
     ),
+    "dashboards of a Prometheus that is off": (
+        {"prometheus": {"enabled": False}},
+        "prometheus is off, but global.monitoring.url still points to it: set global.monitoring.url to a Prometheus of your own",
+    ),
+    "dashboards of a Prometheus that an operator runs": (
+        {"global": {"monitoring": {"mode": "operator"}}},
+        "global.monitoring.mode is operator, but global.monitoring.url still points to the Prometheus of this release: set",
+    ),
     "retention of nothing": (
         {"pipelines": {"retention": {"enabled": True, "olderThan": "", "archivedOlderThan": ""}}},
         "pipelines.retention is on, but no run is ever too old for it: set pipelines.retention.olderThan or",

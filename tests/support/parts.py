@@ -57,11 +57,11 @@ PARTS = (
         {"minio": "StatefulSet"},
         services={f"{RELEASE}-minio": (9000,)},
         storage=True,
-        metrics=(9000, "/minio/v2/metrics/cluster"),
+        metrics=(9000, "/minio/metrics/v3"),
     ),
     Part(
         "mariadb",
-        {"mariadb": "StatefulSet"},
+        {"mariadb": "StatefulSet", "mariadb-metrics": "Deployment"},
         services={f"{RELEASE}-mariadb": (3306,)},
         storage=True,
     ),
@@ -88,12 +88,20 @@ PARTS = (
     ),
     Part(
         "prometheus",
-        {"prometheus": "StatefulSet"},
-        services={f"{RELEASE}-prometheus": (9090,)},
+        {"prometheus": "StatefulSet", "prometheus-probe": "Deployment"},
+        services={f"{RELEASE}-prometheus": (9090,), f"{RELEASE}-prometheus-probe": (9115,)},
         ui="/prometheus/",
         storage=True,
         metrics=(9090, "/prometheus/metrics"),
         job="prometheus",
+    ),
+    Part(
+        "grafana",
+        {"grafana": "StatefulSet"},
+        services={f"{RELEASE}-grafana": (3000,)},
+        ui="/grafana/",
+        storage=True,
+        metrics=(3000, "/grafana/metrics"),
     ),
 )
 
