@@ -305,7 +305,7 @@ def catalogue(world: World) -> list[Event]:
         Event("rollback", "chart rolled back", rollback, EVERYTHING, quick=True),
     ]  # fmt: skip
     for part in ("minio", "mariadb"):
-        for workload in parts.get(part, []):
+        for workload in stores(parts, part):
             found.append(
                 Event(f"away-{part}", f"{part} away for {world.hold:.0f} s", away(workload),
                       lossless=(MODELS, GATEWAY), quick=True)
