@@ -1,4 +1,4 @@
-"""The command `iml4e`: deploy, list, ask, roll back and delete models; put and get datasets."""
+"""The command `iml4e`: deploy, list, ask, roll back and delete models; put and get datasets; examine a release."""
 
 import argparse
 import csv
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; an error becomes one sentence.
 
     Returns:
-        Exit code: 0, 1 after an error, 2 for a wrong command line, 130 when interrupted.
+        Exit code: 0, 1 after an error or with findings of `doctor`, 2 for a wrong command line, 130 when interrupted.
     """
     options = parser().parse_args(arguments)
     for name in ("release", "release_namespace", "url"):
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for noisy in ("urllib3", "mlflow"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     try:
-        options.run(options)
+        return options.run(options) or 0
     except Error as error:
         print(f"iml4e: {error}", file=sys.stderr)
         return 1
@@ -143,6 +143,14 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument("--data", required=True, help="CSV file with a header, JSON file of rows, or JSON itself")
     predict.add_argument("--param", action="append", metavar="KEY=VALUE", help="inference parameter; repeatable")
     predict.add_argument("--json", action="store_true", help="print JSON instead of CSV")
+
+    doctor = command(
+        "doctor",
+        _doctor,
+        "Say what is wrong with the running release, and the next step. Exit code 0: healthy, 1: findings.",
+    )
+    doctor.epilog = "`make doctor` is another program: it checks a bare machine before there is a cluster."
+    doctor.add_argument("--json", action="store_true", help="print JSON")
 
     data = command("data", None, "Datasets: put, list, get.").add_subparsers(required=True, metavar="COMMAND")
     put = command("put", _put, "Store a file or folder as the next version of a dataset.", to=data)
@@ -276,6 +284,18 @@ def _predict(options: argparse.Namespace) -> None:
         writer.writerow(names)
         writer.writerows([_cell(each[name]) for name in names] if named else [_cell(each)] for each in predictions)
     _aside(f"{options.name} version {model.version or '(unknown)'} answered {len(predictions)} rows")
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from iml4e import doctor
+
+    report = doctor.examine(doctor.progress)
+    if options.json:
+        findings = [dataclasses.asdict(each) for each in report.findings]
+        print(json.dumps(dataclasses.asdict(report) | {"healthy": report.healthy, "findings": findings}))
+    else:
+        print("\n".join(doctor.text(report)))
+    return 0 if report.healthy else 1
 
 
 def _put(options: argparse.Namespace) -> None:
