@@ -44,6 +44,7 @@ lint: setup ## Check style of Python, YAML, shell and prose, and that generated 
 	@.venv/bin/shellcheck .ci/run images/argo/unpack charts/iml4e/charts/*/files/*.sh
 	@.venv/bin/codespell
 	@scripts/chart --check
+	@scripts/dashboards --check
 	@scripts/crds --check
 render: setup ## Test the chart without a cluster
 	@.venv/bin/pytest -q -n 2 tests/render

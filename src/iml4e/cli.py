@@ -88,6 +88,7 @@ def parser() -> argparse.ArgumentParser:
         "--image": "image with Python and mlflow, instead of the release's",
         "--runtime": "serving runtime, instead of the release's",
         "--service-account": "service account of the model's pods",
+        "--latency-objective": "time that 95 %% of the requests may take, such as 250ms: an alert tells when it is missed",
     }.items():
         deploy.add_argument(flag, help=text)
     deploy.add_argument("--replicas", type=int, help="minimum number of replicas")
@@ -160,7 +161,7 @@ def _deploy(options: argparse.Namespace) -> None:
     version = registry.resolve(options.model)
     same = (
         "name", "namespace", "replicas", "max_replicas", "cpu", "memory", "cpu_limit", "memory_limit", "gpu", "image",
-        "runtime", "service_account", "batching", "force", "timeout",
+        "runtime", "service_account", "batching", "latency_objective", "force", "timeout",
     )  # fmt: skip
     given = {key: value for key in same if (value := getattr(options, key)) is not None}
     endpoint = serving.deploy(

@@ -19,7 +19,9 @@ INSTEAD_OF: dict[str, dict[str, Any]] = {
     "mariadb": {"global": {"database": {"host": "db.example.com"}}},
     "mlflow": {"pipelines": {"mlflow": {"enabled": False}}},
     "prometheus": {"global": {"monitoring": {"url": "http://prometheus.example.com"}}},
-    "gateway": {name: {"route": {"enabled": False}} for name in WITH_UI},
+    "gateway": helm.merged(
+        {name: {"route": {"enabled": False}} for name in WITH_UI}, {"prometheus": {"probe": {"enabled": False}}}
+    ),
 }
 GIVEN = {
     "minio": [f"{RELEASE}-s3-mlflow", f"{RELEASE}-s3-pipelines", f"{RELEASE}-s3-models"],

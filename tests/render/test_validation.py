@@ -82,11 +82,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "dashboards of a Prometheus that is off": (
         {"prometheus": {"enabled": False}},
-        "The release runs no Prometheus, but global.monitoring.url still points to it: set global.monitoring.url to your own",
+        "prometheus is off, but global.monitoring.url still points to it: set global.monitoring.url to a Prometheus of your own",
     ),
     "dashboards of a Prometheus that an operator runs": (
         {"global": {"monitoring": {"mode": "operator"}}},
-        "The release runs no Prometheus, but global.monitoring.url still points to it: set global.monitoring.url to your own",
+        "global.monitoring.mode is operator, but global.monitoring.url still points to the Prometheus of this release: set",
     ),
     "retention of nothing": (
         {"pipelines": {"retention": {"enabled": True, "olderThan": "", "archivedOlderThan": ""}}},
