@@ -53,15 +53,21 @@ PARTS = (
         metrics=(8082, "/metrics"),
     ),
     Part(
+        "home",
+        {"home": "Deployment"},
+        services={f"{RELEASE}-home": (80, 8001)},
+        ui="/",
+    ),
+    Part(
         "minio",
         {"minio": "StatefulSet"},
         services={f"{RELEASE}-minio": (9000,)},
         storage=True,
-        metrics=(9000, "/minio/v2/metrics/cluster"),
+        metrics=(9000, "/minio/metrics/v3"),
     ),
     Part(
         "mariadb",
-        {"mariadb": "StatefulSet"},
+        {"mariadb": "StatefulSet", "mariadb-metrics": "Deployment"},
         services={f"{RELEASE}-mariadb": (3306,)},
         storage=True,
     ),
@@ -88,8 +94,12 @@ PARTS = (
     ),
     Part(
         "prometheus",
-        {"prometheus": "StatefulSet"},
-        services={f"{RELEASE}-prometheus": (9090,)},
+        {"prometheus": "StatefulSet", "prometheus-alertmanager": "StatefulSet", "prometheus-probe": "Deployment"},
+        services={
+            f"{RELEASE}-prometheus": (9090,),
+            f"{RELEASE}-prometheus-alertmanager": (9093,),
+            f"{RELEASE}-prometheus-probe": (9115,),
+        },
         ui="/prometheus/",
         storage=True,
         metrics=(9090, "/prometheus/metrics"),

@@ -75,6 +75,18 @@ secrets:
     generated:
       rootPassword: 32
 {{- end }}
+{{- if and .Values.mariadb.metrics.enabled (not .Values.mariadb.metrics.existingSecret) }}
+  - name: {{ .Release.Name }}-mariadb-metrics
+    type: Opaque
+    labels:
+      {{- $labels | nindent 6 }}
+    annotations:
+      {{- include "iml4e.secrets.annotations" . | nindent 6 }}
+    fixed:
+      username: iml4e_metrics
+    generated:
+      password: 32
+{{- end }}
 {{- range .Values.mariadb.databases }}
 {{- if not .existingSecret }}
   - name: {{ $.Release.Name }}-db-{{ replace "_" "-" .name }}
