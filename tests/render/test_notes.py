@@ -59,10 +59,12 @@ def test_a_part_that_is_off_is_not_named(part: str) -> None:
     values: dict[str, Any] = {part: {"enabled": False}}
     if part == "mlflow":
         values["pipelines"] = {"mlflow": {"enabled": False}}
+    if part == "home":
+        values["gateway"] = {"errorPages": {"enabled": False}}
     if part == "prometheus":
         values["global"] = {"monitoring": {"url": "http://prometheus.example.com"}}
     said = notes(values=values)
-    assert PATHS.get(part, "/models/") not in said
+    assert ("Landing page" if part == "home" else PATHS.get(part, "/models/")) not in said
 
 
 def test_a_page_without_a_route_is_not_named() -> None:

@@ -31,6 +31,7 @@ SMALL: dict[str, Any] = {
     "minio": {"resources": {"requests": {"cpu": "10m"}}},
     "mariadb": {"resources": {"requests": {"cpu": "10m"}}},
     "mlflow": {"resources": {"requests": {"cpu": "10m"}}},
+    "home": {"resources": {"requests": {"cpu": "10m"}}},
     "runner": {"resources": {"requests": {"cpu": "10m"}}},
 }
 
