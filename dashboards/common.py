@@ -156,7 +156,9 @@ def course(
     legend.display_mode(kinds.LegendDisplayMode.TABLE).calcs(list(calcs)).sort_by("Max").sort_desc(True)
     panel.legend(legend)
     if stacked:
-        panel.stacking(common.StackingConfig().mode(kinds.StackingMode.NORMAL).group("A")).fill_opacity(40)
+        panel.stacking(common.StackingConfig().mode(kinds.StackingMode.NORMAL).group("A")).fill_opacity(60).line_width(
+            0
+        )
     if bars:
         panel.draw_style(kinds.GraphDrawStyle.BARS).fill_opacity(80)
     if thresholds:

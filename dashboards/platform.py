@@ -120,7 +120,7 @@ def board() -> Board:
             columns=(
                 Column("pod", "Pod"),
                 Column("namespace", "Namespace", width=105),
-                Column("phase", "Phase", width=80),
+                Column("phase", "Phase", width=95),
             ),
             width=8,
         ),
