@@ -25,6 +25,10 @@ HTTPS = {"publicUrl": "https://localhost:30443"}
 SHARED = {"name": "shared", "namespace": "infra", "url": "http://shared.infra.svc"}
 # what is wrong: (values, the sentence)
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "an objective over a time without samples": (
+        {"prometheus": {"objectives": {"window": "30d"}, "retention": {"time": "2w"}}},
+        "prometheus.objectives.window is 30d, but Prometheus keeps samples for 2w: set it to at most prometheus.retention.time",
+    ),
     "no store": (
         {"minio": {"enabled": False}},
         "minio is off, but global.s3.endpoint still points to it: set global.s3.endpoint to your own store",

@@ -18,7 +18,9 @@ CODES = (200, 400, 403, 404, 413, 500, 503)
 METHODS = ("GET", "POST", "PATCH", "DELETE")
 
 BYTES = Counter("mlflow_artifact_bytes", "Bytes of artifacts, by direction.", ["direction"])
-REQUESTS = Counter("mlflow_artifact_requests", "Requests for artifacts, by direction and status.", ["direction", "status"])
+REQUESTS = Counter(
+    "mlflow_artifact_requests", "Requests for artifacts, by direction and status.", ["direction", "status"]
+)
 
 
 def start() -> None:
