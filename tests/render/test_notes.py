@@ -46,7 +46,7 @@ def test_table_and_chart_name_the_same_pages() -> None:
 @pytest.mark.parametrize("profile", helm.profiles())
 def test_every_page_is_named_under_the_public_address(profile: str) -> None:
     said, url = notes(profile), url_of(profile)
-    on = [part for part in WITH_UI if not (profile == "bare-machine" and part == "pipelines")]
+    on = [part for part in WITH_UI if not (profile == "bare-machine" and part in ("pipelines", "grafana"))]
     assert [part for part in WITH_UI if f"{url}{PATHS[part]}\n" in said] == on
     assert f"{url}/models/<namespace>/<name>/" in said
     assert f"MLFLOW_TRACKING_URI={url}/mlflow" in said
@@ -59,8 +59,12 @@ def test_a_part_that_is_off_is_not_named(part: str) -> None:
     values: dict[str, Any] = {part: {"enabled": False}}
     if part == "mlflow":
         values["pipelines"] = {"mlflow": {"enabled": False}}
+    if part == "home":
+        values["gateway"] = {"errorPages": {"enabled": False}}
+    if part == "prometheus":
+        values["global"] = {"monitoring": {"url": "http://prometheus.example.com"}}
     said = notes(values=values)
-    assert PATHS.get(part, "/models/") not in said
+    assert ("Landing page" if part == "home" else PATHS.get(part, "/models/")) not in said
 
 
 def test_a_page_without_a_route_is_not_named() -> None:

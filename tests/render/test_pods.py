@@ -44,6 +44,7 @@ WRITABLE_ROOT: dict[str, str] = {}
 # Kind/name, of a Job the component: why its pods talk to the API server
 USES_THE_API = {
     "Deployment/iml4e-gateway": "reads Gateways and HTTPRoutes",
+    "Deployment/iml4e-home": "shows the state of parts and models",
     "Deployment/iml4e-kserve": "is a controller",
     "StatefulSet/iml4e-prometheus": "discovers what to scrape",
     "Deployment/iml4e-pipelines": "makes Workflows",

@@ -53,6 +53,12 @@ PARTS = (
         metrics=(8082, "/metrics"),
     ),
     Part(
+        "home",
+        {"home": "Deployment"},
+        services={f"{RELEASE}-home": (80, 8001)},
+        ui="/",
+    ),
+    Part(
         "minio",
         {"minio": "StatefulSet"},
         services={f"{RELEASE}-minio": (9000,)},
@@ -88,12 +94,24 @@ PARTS = (
     ),
     Part(
         "prometheus",
-        {"prometheus": "StatefulSet", "prometheus-probe": "Deployment"},
-        services={f"{RELEASE}-prometheus": (9090,), f"{RELEASE}-prometheus-probe": (9115,)},
+        {"prometheus": "StatefulSet", "prometheus-alertmanager": "StatefulSet", "prometheus-probe": "Deployment"},
+        services={
+            f"{RELEASE}-prometheus": (9090,),
+            f"{RELEASE}-prometheus-alertmanager": (9093,),
+            f"{RELEASE}-prometheus-probe": (9115,),
+        },
         ui="/prometheus/",
         storage=True,
         metrics=(9090, "/prometheus/metrics"),
         job="prometheus",
+    ),
+    Part(
+        "grafana",
+        {"grafana": "StatefulSet"},
+        services={f"{RELEASE}-grafana": (3000,)},
+        ui="/grafana/",
+        storage=True,
+        metrics=(3000, "/grafana/metrics"),
     ),
 )
 

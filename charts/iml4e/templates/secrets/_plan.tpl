@@ -103,6 +103,18 @@ secrets:
 {{- end }}
 {{- end }}
 {{- end }}
+{{- if and .Values.grafana.enabled .Values.grafana.server.enabled (not .Values.grafana.existingSecret) }}
+  - name: {{ .Release.Name }}-grafana
+    type: Opaque
+    labels:
+      {{- include "iml4e.secrets.labelsOfSecret" (dict "root" . "part" "grafana") | nindent 6 }}
+    annotations:
+      {{- include "iml4e.secrets.annotations" . | nindent 6 }}
+    fixed:
+      adminUser: admin
+    generated:
+      adminPassword: 32
+{{- end }}
 {{- if include "iml4e.secrets.certificate" . }}
   - name: {{ .Release.Name }}-kserve-webhook
     type: kubernetes.io/tls
