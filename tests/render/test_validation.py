@@ -34,6 +34,10 @@ def alerts(config: Any = None, **more: Any) -> dict[str, Any]:
 OPERATOR = {"monitoring": {"mode": "operator", "url": "http://prometheus-operated.monitoring.svc:9090"}}
 # what is wrong: (values, the sentence)
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "an objective over a time without samples": (
+        {"prometheus": {"objectives": {"window": "30d"}, "retention": {"time": "2w"}}},
+        "prometheus.objectives.window is 30d, but Prometheus keeps samples for 2w: set it to at most prometheus.retention.time",
+    ),
     "no store": (
         {"minio": {"enabled": False}},
         "minio is off, but global.s3.endpoint still points to it: set global.s3.endpoint to your own store",
