@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from iml4e import cli, doctor, why
+from iml4e import Error, cli, doctor, why
 from iml4e.doctor import certificates, foundations, models, network, probe_path, stores, workloads
 from iml4e.doctor.faults import FAULTS, Finding, markdown
 from iml4e.doctor.state import State, one_line, telling
@@ -58,7 +58,7 @@ def faults(found: Iterator[Finding]) -> dict[str, str]:
 
 def test_documentation_has_the_table() -> None:
     page = (REPO / "docs" / "troubleshooting.md").read_text()
-    assert markdown() in page, "write it anew: python -m iml4e.doctor.faults"
+    assert markdown() in page, "write it anew: python -W ignore -m iml4e.doctor.faults"
 
 
 def test_every_fault_that_is_told_has_a_row() -> None:
@@ -156,6 +156,29 @@ def test_help_tells_the_two_doctors_apart(capsys: pytest.CaptureFixture[str]) ->
     assert "make doctor" in capsys.readouterr().out
 
 
+# --- nothing to say
+
+
+def test_a_report_about_nothing_is_an_error() -> None:
+    with pytest.raises(Error, match="there is no release iml4e in namespace iml4e: the namespace has no release"):
+        state()._refuse_nothing()
+    blind = state()
+    blind.skip("Pods", "this account may not list pods in namespace iml4e")
+    with pytest.raises(Error, match=r"nothing can be said .* may not list pods .* ClusterRole view"):
+        blind._refuse_nothing()
+
+
+@pytest.mark.parametrize("kind", ["InferenceService", "HTTPRoute"])
+def test_a_kind_that_the_cluster_does_not_know(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODEL_NAMESPACE", "iml4e")
+    monkeypatch.setenv("GATEWAY_NAME", "iml4e-gateway")
+    lacking = state()
+    lacking.absent = {kind}
+    check = models.check if kind == "InferenceService" else network.gateways
+    found = list(check(lacking))
+    assert [(each.fault, each.about) for each in found] == [("crd-missing", f"CRD {kind}")]
+
+
 # --- nodes
 
 
@@ -216,7 +239,7 @@ ENDED = {"exitCode": 137, "reason": "OOMKilled", "finishedAt": ago(100)}
         (pod(**container(state={"running": {"startedAt": ago(5)}})), "starting", "and is not ready"),
         (pod(**container(state={"running": {"startedAt": ago(300)}})), "not-ready", "runs since 5 min"),
         (pod(age=1, **container(state={"waiting": {"reason": "ContainerCreating"}})), "starting", "being made"),
-        (pod(age=500, **container(state={"waiting": {"reason": "ContainerCreating"}})), "mount", "being made since 8 min"),
+        (pod(age=500, **container(state={"waiting": {"reason": "ContainerCreating"}})), "mount", "being made since"),
         (pod(**container(state={"waiting": {"reason": "ImagePullBackOff", "message": "not found"}})), "image", "not found"),
         (pod(**container(state={"terminated": {"exitCode": 1, "message": "no port"}})), "exit", "its program ends with exit code 1: no port"),
         (pod(conditions=[{"type": "PodScheduled", "status": "False", "message": 'persistentvolumeclaim "a" not found'}]), "no-claim", "not found"),

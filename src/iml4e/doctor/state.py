@@ -77,7 +77,23 @@ class State:
         paths = {kind: "/" + path.format(namespace) for kind, path in LISTS.items()}
         read = state.together({kind: (lambda kind=kind: state._list(kind, paths[kind])) for kind in paths})
         state.objects = {kind: read.get(kind) or [] for kind in paths}
+        state._refuse_nothing()
         return state
+
+    def _refuse_nothing(self) -> None:
+        """A report about nothing would say `healthy`."""
+        if why := self.unchecked.get("Pods"):
+            raise Error(
+                f"nothing can be said about namespace {self.namespace}: {why}; the ClusterRole view suffices for most checks"
+            )
+        kinds = ("Deployment", "StatefulSet", "Pod", "Service", "Secret")
+        if not any(self.ours(kind) for kind in kinds) and not any(f"{kind}s" in self.unchecked for kind in kinds[:4]):
+            key = "app.kubernetes.io/instance"
+            others = {(each["metadata"].get("labels") or {}).get(key) for each in self.of("Deployment")} - {None}
+            there = f"there is {names(sorted(others))}" if others else "the namespace has no release"
+            raise Error(
+                f"there is no release {self.release} in namespace {self.namespace}: {there}; `helm list -A` has all"
+            )
 
     def _knock(self) -> None:
         """Find out whether the API server answers at all."""
