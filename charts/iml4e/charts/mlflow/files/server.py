@@ -8,7 +8,7 @@ import metrics
 from artifacts import Artifacts, store_error
 from botocore.exceptions import BotoCoreError, ClientError
 from flask import Response, request
-from middleware import Again, Bodies, Histories, Pages, SameOrigin
+from middleware import Again, Bodies, Health, Histories, Pages, SameOrigin
 from mlflow.server import app as flask_app
 from mlflow.server import fastapi_app, fastapi_security
 
