@@ -39,7 +39,9 @@ def budgets(thing: Object, objects: tuple[Object, ...]) -> list[Object]:
     """The disruption budgets that pick the pods of a workload."""
     own = labels(pod_template(thing)).items()
     return [
-        each for each in of_kind(objects, "PodDisruptionBudget") if each["spec"]["selector"]["matchLabels"].items() <= own
+        each
+        for each in of_kind(objects, "PodDisruptionBudget")
+        if each["spec"]["selector"]["matchLabels"].items() <= own
     ]
 
 

@@ -40,6 +40,6 @@ def create() -> Any:
     mount.app = Artifacts(mount.app).router()
     for kind in (BotoCoreError, ClientError):
         flask_app.register_error_handler(kind, of_handlers)
-    for middleware in (Again, Pages, Histories, Bodies, SameOrigin, metrics.Traffic):
+    for middleware in (Again, Pages, Histories, Bodies, SameOrigin, metrics.Traffic, Health):
         app.add_middleware(middleware)
     return app
