@@ -16,7 +16,7 @@ from scripts.common import console
 from support.helm import REPO, HelmError, merged, render
 from support.objects import Object, find, of_kind, pod_template
 
-NAME = "iml4e-prometheus-alertmanager"
+NAME = "iml4e-alertmanager"
 
 
 def objects(**values: Any) -> tuple[Object, ...]:
@@ -132,7 +132,7 @@ def test_pods_of_users_cannot_silence_alerts() -> None:
 @pytest.mark.parametrize(
     ("values", "target"),
     [
-        ({}, '["iml4e-prometheus-alertmanager.iml4e.svc:9093"]'),
+        ({}, '["iml4e-alertmanager.iml4e.svc:9093"]'),
         ({"enabled": False, "url": "https://alerts.example.com/am"}, '["alerts.example.com:443"]'),
         ({"enabled": False, "url": "http://alertmanager.{{ .Release.Namespace }}:9093"}, '["alertmanager.iml4e:9093"]'),
     ],

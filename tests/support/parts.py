@@ -94,10 +94,10 @@ PARTS = (
     ),
     Part(
         "prometheus",
-        {"prometheus": "StatefulSet", "prometheus-alertmanager": "StatefulSet", "prometheus-probe": "Deployment"},
+        {"prometheus": "StatefulSet", "alertmanager": "StatefulSet", "prometheus-probe": "Deployment"},
         services={
             f"{RELEASE}-prometheus": (9090,),
-            f"{RELEASE}-prometheus-alertmanager": (9093,),
+            f"{RELEASE}-alertmanager": (9093,),
             f"{RELEASE}-prometheus-probe": (9115,),
         },
         ui="/prometheus/",
