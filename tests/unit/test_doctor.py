@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import email.utils
 import gzip
 import http.server
 import json
@@ -200,6 +201,57 @@ def node(*conditions: tuple[str, str], **spec: Any) -> Object:
 )
 def test_nodes(found: Object, fault: str | None) -> None:
     assert set(faults(foundations.nodes(state(Node=[found])))) == ({fault} if fault else set())
+
+
+class Answers(Silent):
+    """Stands in for a cluster that answers what a path says."""
+
+    def __init__(self, answers: dict[str, Any], ahead: float = 0) -> None:
+        self.answers, self.ahead = answers, ahead
+
+    def request(self, _: str, path: str, **__: Any) -> Any:
+        return self.answers[path]
+
+    def head(self) -> dict[str, str]:
+        return {"Date": email.utils.format_datetime(datetime.now(UTC) - timedelta(seconds=self.ahead), usegmt=True)}
+
+
+@pytest.mark.parametrize(
+    ("pods", "services", "told"),
+    [([True, False], [], False), ([False, False], [], True), ([], ["kube-dns"], True), ([], [], False)],
+)
+def test_dns_of_the_cluster(pods: list[bool], services: list[str], told: bool) -> None:
+    items = {"pods": [pod(ready=ready) for ready in pods], "services": services}
+    known = state()
+    known.cluster = Answers({f"/api/v1/namespaces/kube-system/{kind}": {"items": each} for kind, each in items.items()})  # type: ignore[assignment]
+    assert set(faults(foundations.dns(known))) == ({"dns"} if told else set())
+
+
+@pytest.mark.parametrize(("ahead", "told"), [(0, False), (-20, False), (120, True), (-120, True)])
+def test_clock_of_this_machine(ahead: float, told: bool) -> None:
+    known = state()
+    known.cluster = Answers({}, ahead)  # type: ignore[assignment]
+    assert set(faults(foundations.clock(known))) == ({"clock"} if told else set())
+
+
+@pytest.mark.parametrize(
+    ("disk", "volume", "told"), [(0.5, 0.5, set()), (0.95, 0.5, {"node-disk"}), (0.5, 0.97, {"volume-full"})]
+)
+def test_used_space(disk: float, volume: float, told: set[str]) -> None:
+    one = pod("minio-0", phase="Running")
+    one["spec"] |= {"nodeName": "one", "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}]}
+    stats = {
+        "pvcRef": {"name": "data", "namespace": "iml4e"},
+        "capacityBytes": 1000,
+        "availableBytes": 1000 * (1 - volume),
+    }
+    summary = {
+        "node": {"fs": {"usedBytes": 1000 * disk, "availableBytes": 1000 * (1 - disk)}},
+        "pods": [{"volume": [stats]}],
+    }
+    known = state(Pod=[one])
+    known.cluster = Answers({"/api/v1/nodes/one/proxy/stats/summary": summary})  # type: ignore[assignment]
+    assert set(faults(stores.volumes(known))) == told
 
 
 # --- pods
