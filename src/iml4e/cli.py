@@ -88,6 +88,7 @@ def parser() -> argparse.ArgumentParser:
         "--image": "image with Python and mlflow, instead of the release's",
         "--runtime": "serving runtime, instead of the release's",
         "--service-account": "service account of the model's pods",
+        "--latency-objective": "time that 95 %% of the requests may take, such as 250ms: an alert tells when it is missed",
     }.items():
         deploy.add_argument(flag, help=text)
     deploy.add_argument("--replicas", type=int, help="minimum number of replicas")
@@ -119,6 +120,12 @@ def parser() -> argparse.ArgumentParser:
     models = command("models", _models, "List endpoints: version, whether the version is the champion, and state.")
     models.add_argument("--namespace", default="", help="namespace of the endpoints; default: the release's")
     models.add_argument("--json", action="store_true", help="print JSON")
+
+    stats = command("stats", _stats, "Requests, errors and latencies of endpoints, as the landing page shows them.")
+    stats.add_argument("name", nargs="?", default="", metavar="NAME", help="endpoint; default: all")
+    stats.add_argument("--namespace", default="", help="namespace of the endpoints; default: all that are listed")
+    stats.add_argument("--last", default="10m", help="time that counts: 10m, 1h, 7d; default: 10m")
+    stats.add_argument("--json", action="store_true", help="print JSON")
 
     rollback = command("rollback", _rollback, "Serve the previous version again, with its settings.", endpoint=True)
     rollback.add_argument(
@@ -168,7 +175,7 @@ def _deploy(options: argparse.Namespace) -> None:
     version = registry.resolve(options.model)
     same = (
         "name", "namespace", "replicas", "max_replicas", "cpu", "memory", "cpu_limit", "memory_limit", "gpu", "image",
-        "runtime", "service_account", "batching", "force", "timeout",
+        "runtime", "service_account", "batching", "latency_objective", "force", "timeout",
     )  # fmt: skip
     given = {key: value for key in same if (value := getattr(options, key)) is not None}
     endpoint = serving.deploy(
@@ -207,11 +214,21 @@ def _models(options: argparse.Namespace) -> None:
         champion = "-" if not best else "yes" if best == each.version else f"no, {best} is"
         state = "ready" if each.ready else "not ready"
         rows.append((each.name, each.model or "-", each.version or "-", champion, state, each.url))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row, each in zip(rows, [None, *found], strict=True):
-        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
-        if each and each.reason:
-            print(f"  {each.reason}")
+    _table(rows, ["", *(each.reason for each in found)])
+
+
+def _stats(options: argparse.Namespace) -> None:
+    from iml4e import stats
+
+    found, missing = stats.read(options.last, options.name, options.namespace)
+    if options.json:
+        print(json.dumps(found))
+    elif found:
+        _table(stats.table(found), ["", *(each["reason"] for each in found)])
+    else:
+        print("nothing is served; `iml4e deploy MODEL/VERSION` serves a registered model")
+    for each in missing:
+        _aside(each)
 
 
 def _rollback(options: argparse.Namespace) -> None:
@@ -322,6 +339,15 @@ def _value(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text
+
+
+def _table(rows: Sequence[tuple[str, ...]], notes: Sequence[str]) -> None:
+    """Print rows in columns, each with its note below."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row, note in zip(rows, notes, strict=True):
+        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+        if note:
+            print(f"  {note}")
 
 
 def _cell(value: Any) -> Any:

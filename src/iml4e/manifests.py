@@ -14,6 +14,8 @@ RUNTIME = "mlflow"
 """ClusterServingRuntime of the release."""
 CONTAINER = "kserve-container"
 MODEL, VERSION, FORMER = "iml4e.org/model", "iml4e.org/model-version", "iml4e.org/previous-version"
+LATENCY = "iml4e.org/latency-objective"
+"""Time that 95 % of the requests may take; Prometheus reads this annotation of the pods."""
 REVISION = "iml4e.org/revision"
 """Digest of the spec: KServe copies annotations to pods, so the digest identifies the new pods."""
 PREVIOUS = "iml4e.org/previous"
@@ -86,6 +88,19 @@ def resources_of(
     return {kind: wish for kind, wish in given.items() if wish}
 
 
+def objective(text: str) -> str:
+    """Return a latency objective as the annotation has it.
+
+    Raises:
+        Error: it is no time, or one that the gateway's histogram, which ends at 10 s, cannot tell.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s)", text.strip())
+    seconds = float(found[1]) / (1000 if found[2] == "ms" else 1) if found else 0
+    if not 0.001 <= seconds <= 10:
+        raise Error(f"a latency objective is a time from 1ms to 10s, such as '250ms' or '1.5s', not {text!r}")
+    return text.strip()
+
+
 def replicas_of(least: int | None, most: int | None) -> tuple[int, int]:
     least = least or int(platform.find("MODEL_MIN_REPLICAS", "1"))
     return least, max(least, most or int(platform.find("MODEL_MAX_REPLICAS", "1")))
@@ -107,6 +122,7 @@ def inference_service(
     runtime: str = RUNTIME,
     packages: Sequence[str] = (),
     batching: str | None = None,
+    latency_objective: str | None = None,
 ) -> Object:
     """The InferenceService of a version."""
     container = {
@@ -127,6 +143,7 @@ def inference_service(
         "model": {key: value for key, value in container.items() if value},
     }
     annotations = {MODEL: model, VERSION: version} | ({"iml4e.org/batching": batching} if batching else {})
+    annotations |= {LATENCY: latency_objective} if latency_objective else {}
     spec = {"predictor": {key: value for key, value in predictor.items() if value}}
     annotations[REVISION] = digest({"annotations": annotations, "spec": spec})
     return {

@@ -31,6 +31,7 @@ from iml4e.manifests import (
     inference_service,
     is_true,
     legal_name,
+    objective,
     owned,
     previous,
     replicas_of,
@@ -95,6 +96,7 @@ def deploy(
     packages: Sequence[str] = (),
     service_account: str | None = None,
     batching: str | None = None,
+    latency_objective: str | None = None,
     force: bool = False,
     timeout: float = 300,
     say: Say = print,
@@ -120,6 +122,7 @@ def deploy(
         packages: requirements that the server installs as it starts, such as "xgboost==3.0".
         service_account: of its pods; None: MODEL_SERVICE_ACCOUNT.
         batching: "on" or "off"; None: the server decides by the model.
+        latency_objective: time that 95 % of its requests may take, such as "250ms" or "1.5s"; None: no objective.
         force: deploy although requirements do not fit, or the endpoint serves another model.
         timeout: seconds until it must be ready.
         say: prints a line of progress.
@@ -133,6 +136,7 @@ def deploy(
         raise Error("a model needs 1 replica or more, and not fewer at most than at least")
     if batching not in (None, "on", "off"):
         raise Error(f"batching is 'on' or 'off', not {batching!r}")
+    latency_objective = latency_objective and objective(latency_objective)
     cluster = _reach(namespace, say)
     if cluster is None:
         return Endpoint(**_by_pipeline("deploy", {"model": model, "version": version, **options}))
@@ -151,6 +155,7 @@ def deploy(
         "runtime": runtime or RUNTIME,
         "packages": packages,
         "batching": batching,
+        "latency_objective": latency_objective,
     }
     service = inference_service(model, version, registry.storage_uri(model, version), **settings)
     # again: during the checks another deployment may have changed the endpoint

@@ -26,9 +26,11 @@ VALUES: dict[str, Any] = {
     "gateway": {"service": {"type": "ClusterIP"}, **SMALL},
     "pipelines": {"enabled": False},
     "prometheus": {"enabled": False},
+    "grafana": {"enabled": False},
     "minio": {**SMALL, "setup": SMALL},
     "mariadb": SMALL,
     "mlflow": SMALL,
+    "home": SMALL,
 }
 # lists whose elements are compared one by one, by their names
 MERGED = (".containers", ".initContainers", ".volumes", ".spec.ports", ".webhooks", ".listeners")

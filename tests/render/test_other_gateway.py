@@ -13,6 +13,8 @@ from support.parts import WITH_UI
 
 KIND = {"group": "gateway.networking.k8s.io", "kind": "Gateway"}
 GATEWAY = {"name": "shared", "namespace": "infra", "url": "http://envoy-shared.envoy-system.svc.cluster.local:8080"}
+#: Routes of parts, by their names after the release's
+ROUTES = (*WITH_UI, "pipelines-probe")
 MLFLOW = "https://tracking.example.com/mlflow"
 
 
@@ -23,7 +25,7 @@ def elsewhere(gateway: dict[str, str] | None = None, **values: Any) -> tuple[Obj
 
 def test_every_route_belongs_to_it() -> None:
     routes = {route["metadata"]["name"]: route["spec"]["parentRefs"] for route in of_kind(elsewhere(), "HTTPRoute")}
-    assert routes == {f"iml4e-{part}": [{**KIND, "name": "shared", "namespace": "infra"}] for part in WITH_UI}
+    assert routes == {f"iml4e-{part}": [{**KIND, "name": "shared", "namespace": "infra"}] for part in ROUTES}
 
 
 def test_own_routes_name_the_namespace_too() -> None:
@@ -53,7 +55,7 @@ def test_its_names_are_templates() -> None:
         "iml4e-edge", "iml4e-edge", "http://iml4e-edge.iml4e-edge.svc",
     ]  # fmt: skip
     parents = [parent for route in of_kind(elsewhere(gateway), "HTTPRoute") for parent in route["spec"]["parentRefs"]]
-    assert parents == [{**KIND, "name": "iml4e-edge", "namespace": "iml4e-edge"}] * len(WITH_UI)
+    assert parents == [{**KIND, "name": "iml4e-edge", "namespace": "iml4e-edge"}] * len(ROUTES)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +77,9 @@ def test_mlflow_answers_under_its_name_in_the_cluster(name: str) -> None:
     assert f"{name.partition(':')[0]}:*" in allowed.split(",")
 
 
-@pytest.mark.parametrize("policy", ["iml4e-prometheus", "iml4e-pipelines-ui"])
+@pytest.mark.parametrize(
+    "policy", ["iml4e-prometheus", "iml4e-alertmanager", "iml4e-grafana", "iml4e-home", "iml4e-pipelines-ui"]
+)
 def test_its_pods_are_let_in(policy: str) -> None:
     """They are in the Gateway's namespace (Istio, Traefik), or in that of the Service that leads to them (Envoy Gateway)."""
     (rule,) = find(elsewhere(), "NetworkPolicy", policy)["spec"]["ingress"]

@@ -91,6 +91,7 @@ def test_a_release_without_rights_in_the_cluster_has_no_object_outside_its_names
     values = {
         "gateway": {"enabled": False},
         "prometheus": {"enabled": False},
+        "grafana": {"enabled": False},
         "kserve": {"controller": {"enabled": False}},
         "global": {"gateway": {"name": "shared", "namespace": "infra", "url": "http://shared.infra.svc"}},
     }

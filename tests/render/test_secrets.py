@@ -132,7 +132,7 @@ def test_a_job_has_another_name_when_its_pod_changes(change: str) -> None:
 
 
 def test_a_job_keeps_its_name_when_it_has_nothing_new_to_do() -> None:
-    other = jobs({"prometheus": {"enabled": False}, "mlflow": {"workers": 3}})
+    other = jobs({"prometheus": {"scrapeInterval": "1m"}, "mlflow": {"workers": 3}})
     assert {part: job["metadata"]["name"] for part, job in other.items()} == {
         part: job["metadata"]["name"] for part, job in jobs().items()
     }
@@ -157,6 +157,7 @@ def test_the_job_runs_where_the_values_say() -> None:
 
 def test_where_no_secret_is_to_be_made_there_is_no_job() -> None:
     values = {"minio": {"enabled": False}, "mariadb": {"enabled": False}, "kserve": {"enabled": False}}
+    values["grafana"] = {"existingSecret": "grafana-password"}
     values |= {"global": {"s3": {"endpoint": "http://s3.example.com"}, "database": {"host": "db.example.com"}}}
     assert [thing for thing in render("laptop", values) if labels(thing)[COMPONENT] == "secrets"] == []
 

@@ -53,15 +53,21 @@ PARTS = (
         metrics=(8082, "/metrics"),
     ),
     Part(
+        "home",
+        {"home": "Deployment"},
+        services={f"{RELEASE}-home": (80, 8001)},
+        ui="/",
+    ),
+    Part(
         "minio",
         {"minio": "StatefulSet"},
         services={f"{RELEASE}-minio": (9000,)},
         storage=True,
-        metrics=(9000, "/minio/v2/metrics/cluster"),
+        metrics=(9000, "/minio/metrics/v3"),
     ),
     Part(
         "mariadb",
-        {"mariadb": "StatefulSet"},
+        {"mariadb": "StatefulSet", "mariadb-metrics": "Deployment"},
         services={f"{RELEASE}-mariadb": (3306,)},
         storage=True,
     ),
@@ -88,15 +94,51 @@ PARTS = (
     ),
     Part(
         "prometheus",
-        {"prometheus": "StatefulSet"},
-        services={f"{RELEASE}-prometheus": (9090,)},
+        {"prometheus": "StatefulSet", "alertmanager": "StatefulSet", "prometheus-probe": "Deployment"},
+        services={
+            f"{RELEASE}-prometheus": (9090,),
+            f"{RELEASE}-alertmanager": (9093,),
+            f"{RELEASE}-prometheus-probe": (9115,),
+        },
         ui="/prometheus/",
         storage=True,
         metrics=(9090, "/prometheus/metrics"),
         job="prometheus",
+    ),
+    Part(
+        "grafana",
+        {"grafana": "StatefulSet"},
+        services={f"{RELEASE}-grafana": (3000,)},
+        ui="/grafana/",
+        storage=True,
+        metrics=(3000, "/grafana/metrics"),
     ),
 )
 
 EVERY = [part.name for part in PARTS]
 WITH_UI = [part.name for part in PARTS if part.ui]
 WORKLOADS = [workload for part in PARTS for workload in part.workloads]
+
+# Workload: the value that sets its replicas.
+REPLICAS = {
+    "gateway": "gateway.replicas",
+    "home": "home.replicas",
+    "mlflow": "mlflow.replicas",
+    "kserve": "kserve.replicas",
+    "pipelines": "pipelines.api.replicas",
+    "pipelines-ui": "pipelines.ui.replicas",
+    "pipelines-argo": "pipelines.argo.replicas",
+}
+# Workload with one replica: why. docs/availability.md says so too.
+ONE_REPLICA = {
+    "minio": "its volume belongs to one pod",
+    "mariadb": "its volume belongs to one pod",
+    "prometheus": "each replica would keep a history of its own",
+    "grafana": "its database is a file",
+    "mariadb-metrics": "two would count the same database twice",
+    "prometheus-probe": "Prometheus asks it anew every few seconds",
+    "prometheus-alertmanager": "replicas would have to find each other, or notify twice",
+    "pipelines-agent": "two would report the same runs twice",
+    "pipelines-scheduler": "two would start each recurring run twice",
+    "pipelines-metadata": "two at once on an empty database leave half of its tables",
+}

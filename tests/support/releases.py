@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from kubernetes.client import ApiClient
 from kubernetes.client.exceptions import ApiException
 
@@ -26,9 +27,11 @@ SMALL: dict[str, Any] = {
     "gateway": {"service": {"type": "ClusterIP"}, "resources": {"requests": {"cpu": "10m"}}},
     "pipelines": {"enabled": False},
     "prometheus": {"kubelet": {"enabled": False}, "resources": {"requests": {"cpu": "10m"}}},
+    "grafana": {"enabled": False},
     "minio": {"resources": {"requests": {"cpu": "10m"}}},
     "mariadb": {"resources": {"requests": {"cpu": "10m"}}},
     "mlflow": {"resources": {"requests": {"cpu": "10m"}}},
+    "home": {"resources": {"requests": {"cpu": "10m"}}},
     "runner": {"resources": {"requests": {"cpu": "10m"}}},
 }
 
@@ -53,9 +56,12 @@ def namespace(cluster: Cluster, name: str, *rules: Object) -> Iterator[Cluster]:
 def installed(there: Cluster, profiles: Sequence[str], *values: Object, chart: Path = helm.CHART) -> Iterator[None]:
     """A release of the namespace's name, all Ready; it and its models go at the end."""
     shared = {"imageRegistry": helm.release_values()["global"]["imageRegistry"], "runtime": runtime(there)}
+    # an earlier chart refuses the names of parts that it lacks
+    parts = yaml.safe_load(helm.helm("show", "values", chart))
+    small = {part: values for part, values in SMALL.items() if part in parts}
     files = [helm.VALUES / f"{profile}.yaml" for profile in profiles]
     try:
-        helm.install(there.namespace, files, helm.merged(SMALL, {"global": shared}, *values), chart=chart)
+        helm.install(there.namespace, files, helm.merged(small, {"global": shared}, *values), chart=chart)
         yield
     finally:
         for model in there.list(*MODELS):
@@ -68,7 +74,9 @@ def installed(there: Cluster, profiles: Sequence[str], *values: Object, chart: P
 def runtime(cluster: Cluster) -> Object:
     """The image with all that pipelines import, if the node has one; else the release's, whose steps install packages."""
     own = helm.release_values()["global"]["runtime"]
-    names = [name for node in cluster.core.list_node().items for image in node.status.images for name in image.names]
+    names = [
+        name for node in cluster.core.list_node().items for image in node.status.images for name in image.names or ()
+    ]
     for name in names:
         registry, _, rest = name.partition("/")
         repository, _, tag = rest.partition(":")

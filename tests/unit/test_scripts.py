@@ -59,7 +59,8 @@ def test_no_import_circle() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", [f"{path.parent.name}.{path.stem}" for path in MODULES if path.stem not in ("chart", "crds")]
+    "module",
+    [f"{path.parent.name}.{path.stem}" for path in MODULES if path.stem not in ("chart", "crds", "dashboards")],
 )
 def test_a_module_needs_the_standard_library_only(module: str) -> None:
     """-S leaves out every installed package: this code runs before anything is installed."""
@@ -70,9 +71,11 @@ def test_a_module_needs_the_standard_library_only(module: str) -> None:
 
 #: For each launcher: arguments with which it changes nothing, and what it says then.
 HARMLESS = {
+    "availability": (["--help"], "usage: scripts/availability"),
     "bench": (["--help"], "usage: scripts/bench"),
     "chart": (["--help"], "usage: scripts/chart"),
     "crds": (["--help"], "usage: scripts/crds"),
+    "dashboards": (["--help"], "usage: scripts/dashboards"),
     "demo": (["--help"], "usage: scripts/demo"),
     "doctor": ([], "runs on Linux"),
     "down": ([], "Nothing is up."),

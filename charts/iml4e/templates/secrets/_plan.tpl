@@ -75,6 +75,18 @@ secrets:
     generated:
       rootPassword: 32
 {{- end }}
+{{- if and .Values.mariadb.metrics.enabled (not .Values.mariadb.metrics.existingSecret) }}
+  - name: {{ .Release.Name }}-mariadb-metrics
+    type: Opaque
+    labels:
+      {{- $labels | nindent 6 }}
+    annotations:
+      {{- include "iml4e.secrets.annotations" . | nindent 6 }}
+    fixed:
+      username: iml4e_metrics
+    generated:
+      password: 32
+{{- end }}
 {{- range .Values.mariadb.databases }}
 {{- if not .existingSecret }}
   - name: {{ $.Release.Name }}-db-{{ replace "_" "-" .name }}
@@ -90,6 +102,18 @@ secrets:
       password: 32
 {{- end }}
 {{- end }}
+{{- end }}
+{{- if and .Values.grafana.enabled .Values.grafana.server.enabled (not .Values.grafana.existingSecret) }}
+  - name: {{ .Release.Name }}-grafana
+    type: Opaque
+    labels:
+      {{- include "iml4e.secrets.labelsOfSecret" (dict "root" . "part" "grafana") | nindent 6 }}
+    annotations:
+      {{- include "iml4e.secrets.annotations" . | nindent 6 }}
+    fixed:
+      adminUser: admin
+    generated:
+      adminPassword: 32
 {{- end }}
 {{- if include "iml4e.secrets.certificate" . }}
   - name: {{ .Release.Name }}-kserve-webhook

@@ -4,7 +4,7 @@
 {{- range .Chart.Dependencies }}{{ $_ := set $on .Name true }}{{ end }}
 {{- $kserve := and $on.kserve .Values.kserve.controller.enabled }}
 {{- /* only parts with a ClusterRole: an installation without them needs no right to read ClusterRoles */}}
-{{- range $part, $makes := dict "gateway" $on.gateway "prometheus" $on.prometheus "kserve" $kserve }}
+{{- range $part, $makes := dict "gateway" $on.gateway "prometheus" (and $on.prometheus (eq .Values.global.monitoring.mode "bundled")) "kserve" $kserve }}
 {{- if $makes }}
 {{- $name := printf "%s-%s" $.Release.Name $part }}
 {{- with include "iml4e.otherOwner" (dict "object" (lookup "rbac.authorization.k8s.io/v1" "ClusterRole" "" $name) "Release" $.Release) }}
@@ -32,6 +32,16 @@ A KServe that is not of this chart runs in the cluster (ValidatingWebhookConfigu
 {{- if $on.pipelines }}
 {{- with include "iml4e.otherOwner" (dict "object" (lookup "v1" "Service" .Release.Namespace "ml-pipeline") "Release" .Release) }}
 {{ . }} has Kubeflow Pipelines, and there can be one in a namespace: set pipelines.enabled=false, or choose another namespace.
+{{- end }}
+{{- end }}
+{{- /* apiregistration.k8s.io: every cluster has it, and no rendering without one */}}
+{{- if and $on.prometheus (eq .Values.global.monitoring.mode "operator") (.Capabilities.APIVersions.Has "apiregistration.k8s.io/v1") }}
+{{- $missing := list }}
+{{- range $kind, $version := dict "PodMonitor" "v1" "PrometheusRule" "v1" "ServiceMonitor" "v1" "ScrapeConfig" "v1alpha1" }}
+{{- if not ($.Capabilities.APIVersions.Has (printf "monitoring.coreos.com/%s/%s" $version $kind)) }}{{ $missing = append $missing $kind }}{{ end }}
+{{- end }}
+{{- with $missing }}
+global.monitoring.mode is operator, but the cluster does not know {{ join ", " . }}: install the Prometheus Operator, 0.75 or newer, with its CRDs first, or set global.monitoring.mode=bundled.
 {{- end }}
 {{- end }}
 {{- /* only at the installation: an upgrade may run without the right to list Services of other namespaces */}}

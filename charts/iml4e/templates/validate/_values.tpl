@@ -134,6 +134,14 @@ mariadb is off, but global.database.host still points to it: set global.database
 mlflow is off, but pipelines tracks its runs there: set pipelines.mlflow.enabled=false, or global.mlflow.url to a server of your own.
 {{- end }}
 {{- end }}
+{{- $prometheus := tpl .Values.global.monitoring.url . | urlParse }}
+{{- if include "iml4e.isOwn" (dict "host" $prometheus.hostname "service" "prometheus" "Release" .Release) }}
+{{- if eq .Values.global.monitoring.mode "operator" }}
+global.monitoring.mode is operator, but global.monitoring.url still points to the Prometheus of this release: set global.monitoring.url to the operator's, http://prometheus-operated.monitoring.svc:9090 for example.
+{{- else if and (not $on.prometheus) $on.grafana .Values.grafana.server.enabled }}
+prometheus is off, but global.monitoring.url still points to it: set global.monitoring.url to a Prometheus of your own, or grafana.enabled=false.
+{{- end }}
+{{- end }}
 {{- with .Values.global.caCertificate }}
 {{- if and .existingSecret .existingConfigMap }}
 global.caCertificate names a Secret and a ConfigMap: empty existingSecret or existingConfigMap, one holds all authorities.
@@ -152,6 +160,9 @@ gateway is off, but {{ .Name }} wants a route through it: name your own Gateway 
 gateway is off, but global.gateway.url still points to it: set global.gateway.url to the address of your own Gateway inside the cluster.
 {{- end }}
 {{- end }}
+{{- end }}
+{{- if and $on.gateway (not $on.home) .Values.gateway.errorPages.enabled }}
+home is off, but gateway.errorPages takes the text of errors from it: set gateway.errorPages.enabled=false.
 {{- end }}
 {{- if and $on.gateway .Values.gateway.tls.enabled (hasPrefix "http://" .Values.global.publicUrl) }}
 gateway.tls.enabled makes http a redirect to https, but global.publicUrl is {{ .Values.global.publicUrl }}: set global.publicUrl to the https address.

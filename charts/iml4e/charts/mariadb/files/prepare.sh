@@ -53,4 +53,11 @@ statement() {
         fi
         echo "prepare: database $database" >&2
     done
+    if [ -d /secrets/metrics ]; then
+        # reads SHOW GLOBAL STATUS and VARIABLES, for which a user needs no privilege
+        user=$(quoted /secrets/metrics/username)@\'%\'
+        password=$(quoted /secrets/metrics/password)
+        statement "CREATE USER IF NOT EXISTS $user IDENTIFIED BY $password"
+        statement "ALTER USER $user IDENTIFIED BY $password WITH MAX_USER_CONNECTIONS 3"
+    fi
 } >"$STATEMENTS"
