@@ -54,8 +54,8 @@ e2e: setup up ## Test the running platform; install or upgrade the platform firs
 	@KUBECONFIG=$${KUBECONFIG:-$(IML4E_STATE)/admin.conf} .venv/bin/pytest -q tests/e2e
 bench: setup ## Compare the model server with others; writes docs/measured-model-server.md
 	@scripts/bench
-load: setup ## Put ten seconds of load on the served models
-	@.venv/bin/locust -f load/ --headless --users 16 --run-time 10s
+load: setup ## Put load on every service; report in reports/load (SHAPE=steady|ramp|spike|soak USERS=16 TIME=60s)
+	@.venv/bin/locust -f load/ --headless --shape $(or $(SHAPE),steady) --users $(or $(USERS),16) --run-time $(or $(TIME),$(if $(filter soak,$(SHAPE)),10m,60s)) --report reports/load
 availability: setup ## Measure what clients lose while parts restart, fail and change; writes docs/availability.md (QUICK=1: ten minutes)
 	@scripts/availability $(if $(QUICK),--quick,--page docs/availability.md)
 test: lint ## Run everything: lint, up, render, unit, e2e

@@ -24,6 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--workers", type=int, default=1, help="processes, each a server of its own")
+    parser.add_argument("--grace-seconds", type=int, default=20, help="time for requests in flight after SIGTERM")
     args = parser.parse_args()
     uvicorn.run(
         "server:create",
@@ -33,7 +34,7 @@ def main() -> None:
         workers=args.workers,
         # the gateway keeps idle connections for 90 s: closed earlier from here, a request could meet a dead one
         timeout_keep_alive=120,
-        timeout_graceful_shutdown=20,
+        timeout_graceful_shutdown=args.grace_seconds,
     )
 
 

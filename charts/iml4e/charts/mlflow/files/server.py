@@ -8,7 +8,7 @@ import metrics
 from artifacts import Artifacts, store_error
 from botocore.exceptions import BotoCoreError, ClientError
 from flask import Response, request
-from middleware import Again, Bodies, Histories, Pages, SameOrigin
+from middleware import Again, Bodies, Health, Histories, Pages, SameOrigin
 from mlflow.server import app as flask_app
 from mlflow.server import fastapi_app, fastapi_security
 
@@ -40,6 +40,6 @@ def create() -> Any:
     mount.app = Artifacts(mount.app).router()
     for kind in (BotoCoreError, ClientError):
         flask_app.register_error_handler(kind, of_handlers)
-    for middleware in (Again, Pages, Histories, Bodies, SameOrigin, metrics.Traffic):
+    for middleware in (Again, Pages, Histories, Bodies, SameOrigin, metrics.Traffic, Health):
         app.add_middleware(middleware)
     return app
