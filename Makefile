@@ -16,7 +16,7 @@ PIPELINE ?= wine
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^##@/ {print "\n" substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^##@/ {print "\n" substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 ##@ The platform
 .PHONY: up down status doctor images demo
@@ -34,7 +34,7 @@ demo: ## Run a reference pipeline, deploy its model, get a prediction (PIPELINE=
 	@scripts/demo $(PIPELINE) $(if $(ENGINE),--engine $(ENGINE))
 
 ##@ The harness
-.PHONY: setup lint render unit e2e load bench test lock
+.PHONY: setup lint render unit e2e load availability bench test lock
 setup: ## Install the Python environment of the harness, as .venv
 	@scripts/setup
 lint: setup ## Check style of Python, YAML, shell and prose, and that generated files are up to date
@@ -54,8 +54,10 @@ e2e: setup up ## Test the running platform; install or upgrade the platform firs
 	@KUBECONFIG=$${KUBECONFIG:-$(IML4E_STATE)/admin.conf} .venv/bin/pytest -q tests/e2e
 bench: setup ## Compare the model server with others; writes docs/measured-model-server.md
 	@scripts/bench
-load: setup ## Put ten seconds of load on the served models
-	@.venv/bin/locust -f load/ --headless --users 16 --run-time 10s
+load: setup ## Put load on every service; report in reports/load (SHAPE=steady|ramp|spike|soak USERS=16 TIME=60s)
+	@.venv/bin/locust -f load/ --headless --shape $(or $(SHAPE),steady) --users $(or $(USERS),16) --run-time $(or $(TIME),$(if $(filter soak,$(SHAPE)),10m,60s)) --report reports/load
+availability: setup ## Measure what clients lose while parts restart, fail and change; writes docs/availability.md (QUICK=1: ten minutes)
+	@scripts/availability $(if $(QUICK),--quick,--page docs/availability.md)
 test: lint ## Run everything: lint, up, render, unit, e2e
 	@$(MAKE) up
 	@$(MAKE) render

@@ -8,8 +8,10 @@ Nothing is tried twice: what a client library would hide by a retry is counted.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import itertools
+import os
 import ssl
 import threading
 import time
@@ -60,7 +62,7 @@ def client(url: str, connection: str, timeout: float, verify: ssl.SSLContext) ->
 
 
 class Load:
-    """Constant load from threads of its own, so that what happens meanwhile does not hold up the schedule."""
+    """Constant load from a thread of its own, so that what happens meanwhile does not hold up the schedule."""
 
     def __init__(self, url: str, endpoints: Sequence[Endpoint], timeout: float = 10.0) -> None:
         """Nothing is sent yet."""
@@ -80,6 +82,9 @@ class Load:
         self._thread.join(self.timeout + 10)
 
     async def _run(self) -> None:
+        # this thread alone: a client elsewhere would not share the cores of the platform
+        with contextlib.suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), -10)
         verify = ssl.create_default_context()
         streams = [(endpoint, connection) for endpoint in self.endpoints for connection in (NEW, KEPT)]
         # spread over the period: not all streams in the same moment

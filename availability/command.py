@@ -26,7 +26,7 @@ from .release import Release
 
 URL = "http://127.0.0.1:30080"
 #: Seconds without an event before each event and after the last one: in full, and in the short form.
-PAUSE, QUICK_PAUSE = 15.0, 8.0
+PAUSE, QUICK_PAUSE = 10.0, 8.0
 #: Seconds that something stays away in the short form.
 QUICK_HOLD = 20.0
 
@@ -111,6 +111,9 @@ def measure(args: argparse.Namespace, world: World, stack: ExitStack) -> report.
         world.wait(pause)
         for event in chosen:
             outcomes.append(happen(event, world, load, pause))
+            if not outcomes[-1].settled:
+                console.say("The events that are left do not happen: the platform is not Ready.")
+                break
     end = time.time()
     requests = sorted(load.requests, key=lambda request: request.due)
     command = "scripts/availability " + shlex.join(sys.argv[1:])

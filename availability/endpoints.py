@@ -159,7 +159,7 @@ def pages(session: httpx.Client, release: str, namespace: str) -> Found:
     """The gateway's own answer, the page at `/`, and Grafana: whatever of it is there."""
     gateway = f"{namespace}-{release}-gateway"
     ping = Endpoint("gateway, /ping", GATEWAY, "GET", "/ping", MEDIUM, gateway)
-    home = Endpoint("landing page, /", PAGES, "GET", "/", SLOW, "", moved=True)
+    home = Endpoint("landing page, /", PAGES, "GET", "/", SLOW, f"{namespace}-{release}-home", moved=True)
     grafana = Endpoint(
         "Grafana, /grafana/api/health", PAGES, "GET", "/grafana/api/health", SLOW, f"{namespace}-{release}-grafana"
     )

@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from scripts.common import console
 from scripts.common.paths import REPO
@@ -67,7 +67,8 @@ class Outcome:
     start: float = 0.0
     ready: float = 0.0
     error: str = ""
-    notes: list[str] = field(default_factory=list)
+    settled: bool = False
+    """Whether everything was Ready again."""
 
 
 def persist(action: Callable[[], object], what: str, seconds: float = 120) -> None:
@@ -83,9 +84,9 @@ def persist(action: Callable[[], object], what: str, seconds: float = 120) -> No
             try:
                 action()
                 return
-            except console.Failure as failure:
+            except Exception as error:  # whatever it was: the next try may work
                 if time.monotonic() > deadline:
-                    raise console.Failure(f"Could not {what}: {failure.what}", failure.cure, failure.log) from failure
+                    raise console.Failure(f"Could not {what}: {error}", log=getattr(error, "log", "")) from error
                 time.sleep(2)
     finally:
         for number, handler in former.items():
@@ -102,9 +103,10 @@ def occur(event: Event, world: World) -> Outcome:
                     event.act(world, undo)
             finally:
                 world.release.settle()
-    except console.Failure as failure:
-        outcome.error = failure.what
-        console.say(f"{event.name}: {failure.what} {failure.log}")
+                outcome.settled = True
+    except Exception as error:  # the run goes on, and the report names it
+        outcome.error = str(error) or type(error).__name__
+        console.say(f"{event.name}: {outcome.error} {getattr(error, 'log', '')}")
     outcome.ready = time.time()
     return outcome
 
@@ -129,7 +131,7 @@ def kill(workloads: Sequence[Workload]) -> Callable[[World, ExitStack], None]:
 
     def act(world: World, undo: ExitStack) -> None:
         for each in workloads:
-            pod = world.release.pods(each.selector)[0]["metadata"]
+            pod = world.release.running(each.selector)[0]["metadata"]
             force = ["--grace-period=1"] if each.kind == "statefulset" else ["--grace-period=0", "--force"]
             world.release.kubectl("delete", "pod", pod["name"], *force, "--wait=false")
         # the workload's status is older than the deletion
@@ -171,7 +173,7 @@ def old_version(world: World, undo: ExitStack) -> None:
 
 def kill_model(world: World, undo: ExitStack) -> None:
     """Delete one of the two pods of the model without a grace period."""
-    pod = world.release.pods(f"{MODEL_LABEL}={world.own.model}")[0]["metadata"]
+    pod = world.release.running(f"{MODEL_LABEL}={world.own.model}")[0]["metadata"]
     world.release.kubectl("delete", "pod", pod["name"], "--grace-period=0", "--force", "--wait=false")
     time.sleep(3)
 
@@ -225,6 +227,11 @@ def withdraw(binding: str) -> Callable[[World, ExitStack], None]:
         world.wait(world.hold)
 
     return act
+
+
+def stores(parts: dict[str, list[Workload]], part: str) -> list[Workload]:
+    """The workloads of a part that keep data."""
+    return [workload for workload in parts.get(part, []) if workload.kind == "statefulset"]
 
 
 def secrets_job(release: Release) -> dict:
@@ -298,7 +305,7 @@ def catalogue(world: World) -> list[Event]:
         Event("rollback", "chart rolled back", rollback, EVERYTHING, quick=True),
     ]  # fmt: skip
     for part in ("minio", "mariadb"):
-        for workload in parts.get(part, []):
+        for workload in stores(parts, part):
             found.append(
                 Event(f"away-{part}", f"{part} away for {world.hold:.0f} s", away(workload),
                       lossless=(MODELS, GATEWAY), quick=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -15,7 +16,7 @@ from scripts.common import console
 from scripts.common.paths import KUBECONFIG, STATE
 
 from .endpoints import GATEWAY, MODELS
-from .events import Event, World, persist, scaled_to_nothing
+from .events import Event, World, persist, scaled_to_nothing, stores
 from .release import Release, Workload
 
 #: Size of the volume that fills, beside the data that it has.
@@ -102,7 +103,7 @@ def crash(workloads: Sequence[Workload]) -> Callable[[World, ExitStack], None]:
 
     def act(world: World, undo: ExitStack) -> None:
         for each in workloads:
-            pod = world.release.pods(each.selector)[0]
+            pod = world.release.running(each.selector)[0]
             # the container that the workload is about is its first one; others help it
             first = pod["spec"]["containers"][0]["name"]
             container = next(c for c in pod["status"]["containerStatuses"] if c["name"] == first)
@@ -197,10 +198,12 @@ def fill(workload: Workload) -> Callable[[World, ExitStack], None]:
         small(world, folder)
         kubectl(*scale, f"--replicas={workload.replicas}")
         release.settle()
-        # the largest file that fits; what programs write from now on fails
-        free = os.statvfs(folder)
-        with (folder / "filler").open("wb") as filler:
-            os.posix_fallocate(filler.fileno(), 0, max(1, free.f_bavail * free.f_frsize - 2**16))
+        # what programs write from now on fails
+        with (folder / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+            while True:
+                filler.write(bytes(2**20))
+        if (free := os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize) > 2**20:
+            raise console.Failure(f"The volume of {workload.name} has {free} bytes left: it is not full.")
         world.wait(world.hold)
 
     return act
@@ -233,6 +236,6 @@ def catalogue(world: World) -> list[Event]:
     found += [
         Event(f"fill-{part}", f"volume of {part} full for {world.hold:.0f} s", fill(workload), lossless, skipped=reason)
         for part in ("minio",)
-        for workload in parts.get(part, [])
+        for workload in stores(parts, part)
     ]
     return found

@@ -110,6 +110,17 @@ class Release:
         """Pods that a selector picks, those that end included."""
         return self.get("pods", "--selector", selector)
 
+    def running(self, selector: str) -> list[Object]:
+        """Ready pods that a selector picks and that do not end.
+
+        Raises:
+            console.Failure: there is none.
+        """
+        found = [pod for pod in self.pods(selector) if pod_is_ready(pod) and "deletionTimestamp" not in pod["metadata"]]
+        if not found:
+            raise console.Failure(f"No pod of {selector} is Ready.")
+        return found
+
     def unsettled(self) -> str:
         """What is not up to date and Ready, or still ends; empty if nothing is."""
         items = self._items()

@@ -218,8 +218,8 @@ def as_json(run: Run) -> dict[str, Any]:
         "end": run.end,
         "left_out": list(run.left_out),
         "skipped": {event.name: event.skipped for event in run.skipped},
-        "overall": asdict(within(run.requests, run.start, run.end + 3600)),
-        "availability": within(run.requests, run.start, run.end + 3600).availability,
+        "overall": asdict(figures(run.requests, run.start, run.end)),
+        "availability": figures(run.requests, run.start, run.end).availability,
         "endpoints": {
             name: {
                 **asdict(figures(each, run.start, run.end)),

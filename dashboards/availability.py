@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dashboards.common import Board, Column, Query, Thresholds, course, none, rows, states, value
+from dashboards.common import Board, Column, Query, Thresholds, course, rows, states, value, zero
 
 ROUTE = 'route=~"$route"'
 OBJECTIVE = "scalar(slo:objective:ratio)"
+#: Probes of routes that this gateway serves: Prometheus probes the models of all.
+PROBES = f"probe_duration_seconds{{{ROUTE}}} and on (route) route:probe_reached:bool"
 KEPT: Thresholds = ((None, "red"), (0.99, "green"))
 LEFT: Thresholds = ((None, "red"), (0.1, "orange"), (0.5, "green"))
 
@@ -48,7 +50,7 @@ def board() -> Board:
             f"min(slo:error_budget_remaining:ratio{{{ROUTE}}})",
             "percentunit",
             thresholds=LEFT,
-            decimals=1,
+            decimals=0,
         ),
         value(
             "Fastest burn, last hour",
@@ -61,13 +63,13 @@ def board() -> Board:
         value(
             "Routes unreachable",
             "Routes of which the last probe through the gateway got no answer.",
-            f"count(route:probe_reached:bool{{{ROUTE}}} == 0) or vector(0)",
+            zero(f"count(route:probe_reached:bool{{{ROUTE}}} == 0)", "route:probe_reached:bool"),
             thresholds=((None, "green"), (1, "red")),
         ),
         value(
             "Slowest probe",
             "The slowest of the last probes through the gateway.",
-            f"max(probe_duration_seconds{{{ROUTE}}})",
+            f"max({PROBES})",
             "s",
             nothing="no probes",
         ),
@@ -84,13 +86,13 @@ def board() -> Board:
             Query(f"max by (route) (route:requests:rate1h{{{ROUTE}}})"),
             columns=(
                 Column("route", "Route"),
-                Column("A", "Availability", "percentunit", KEPT),
-                Column("B", "Budget left", "percentunit", LEFT),
-                Column("C", "Failed, 1 h", "percentunit"),
-                Column("D", "Failed, 1 day", "percentunit"),
-                Column("E", "Requests", "reqps"),
+                Column("A", "Availability", "percentunit", KEPT, width=110),
+                Column("B", "Budget left", "percentunit", LEFT, width=110),
+                Column("C", "Failed, 1 h", "percentunit", width=100),
+                Column("D", "Failed, 1 day", "percentunit", width=110),
+                Column("E", "Requests", "reqps", width=110),
             ),
-            width=12,
+            width=13,
             height=9,
         ),
         course(
@@ -100,8 +102,8 @@ def board() -> Board:
             Query(f"slo:error_budget_remaining:ratio{{{ROUTE}}}", "{{route}}"),
             thresholds=((0, "red"),),
             top=1,
-            floor=None,
-            width=12,
+            floor=-1,
+            width=11,
             height=9,
             calcs=("lastNotNull", "min"),
         ),
@@ -135,7 +137,7 @@ def board() -> Board:
             "Failed answers by route",
             "Answers with a 5xx per second, probes included.",
             "reqps",
-            Query(none(f"route:failed_answers:rate5m{{{ROUTE}}}", "route"), "{{route}}"),
+            Query(f"route:failed_answers:rate5m{{{ROUTE}}}", "{{route}}"),
             width=8,
             height=9,
         ),
@@ -152,7 +154,7 @@ def board() -> Board:
             "Time of a probe by route",
             "How long a probe took through the gateway.",
             "s",
-            Query(f"max by (route) (probe_duration_seconds{{{ROUTE}}})", "{{route}}"),
+            Query(f"max by (route) ({PROBES})", "{{route}}"),
             width=8,
             height=9,
             nothing="no probes",

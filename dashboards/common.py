@@ -18,6 +18,13 @@ from grafana_foundation_sdk.models import dashboard as model
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 SCHEMA_VERSION = 37
+#: Where Kubeflow Pipelines shows the run that a cell names.
+RUN_PAGE = "/pipeline/#/runs/details/${__value.raw}"
+#: Expressions with a series where somebody measures: pods, requests at the gateway, pipelines, rules.
+PODS = 'up{job="pods"}'
+REQUESTS = "route:requests:rate5m"
+ARGO = "argo_workflows_gauge"
+WATCHDOG = 'ALERTS{alertname="Watchdog"}'
 SOURCE = kinds.DataSourceRef(type_val="prometheus", uid="${datasource}")
 #: From a board's address up to the root of the host. A chart that serves the boards elsewhere replaces it by the platform's address.
 PLATFORM = "../../../.."
@@ -31,7 +38,7 @@ ZERO: Thresholds = ((None, "green"), (1, "red"))
 #: Shares of what there is.
 FULL: Thresholds = ((None, "green"), (0.8, "orange"), (0.9, "red"))
 #: Where the axis of a curve ends at least: a curve of zeros is not drawn on an axis up to 10,000 %.
-SOFT_TOP = {"none": 4, "percentunit": 0.02, "s": 0.1, "bytes": 2**20, "Bps": 1024}
+SOFT_TOP = {"none": 4, "short": 0.1, "percentunit": 0.02, "s": 0.1, "bytes": 2**20, "Bps": 1024}
 #: Colours of HTTP status codes.
 CODES = {"^2..$": "green", "^3..$": "blue", "^4..$": "orange", "^5..$": "red"}
 #: Colours of phases of runs and pods.
@@ -48,14 +55,14 @@ class Query:
     legend: str = ""
 
 
-def zero(expr: str) -> str:
-    """The expression, or 0 where it has no series."""
-    return f"({expr}) or vector(0)"
+def zero(expr: str, where: str) -> str:
+    """The expression, or 0 where it has no series but `where` has: what nobody measures is not 0."""
+    return f"({expr}) or 0 * count({where})"
 
 
-def none(expr: str, label: str) -> str:
-    """The expression, or one series of value 0 whose label says `none`, where it has no series."""
-    return f'({expr}) or on() label_replace(vector(0), "{label}", "none", "", "")'
+def none(expr: str, label: str, where: str) -> str:
+    """The expression, or one series of value 0 whose label says `none`, where it has no series but `where` has."""
+    return f'({expr}) or on() label_replace(0 * count({where}), "{label}", "none", "", "")'
 
 
 def _thresholds(steps: Thresholds) -> build.ThresholdsConfig:
@@ -129,7 +136,7 @@ def course(
     stacked: bool = False,
     bars: bool = False,
     top: float | None = None,
-    floor: float | None = 0,
+    floor: float = 0,
     soft_top: float | None = None,
     calcs: tuple[str, ...] = ("lastNotNull", "max"),
     dashed: str = "",
@@ -142,14 +149,16 @@ def course(
     an expression their colour.
     """
     panel = _frame(timeseries.Panel(), title, text, unit, (width, height), nothing)
-    panel.targets(_targets(queries, instant=False)).line_width(1).fill_opacity(10)
+    panel.targets(_targets(queries, instant=False)).line_width(1).fill_opacity(0)
     panel.show_points(kinds.VisibilityMode.AUTO).span_nulls(120000)
     panel.tooltip(common.VizTooltipOptions().mode(kinds.TooltipDisplayMode.MULTI).sort(kinds.SortOrder.DESCENDING))
     legend = common.VizLegendOptions().show_legend(True).placement(kinds.LegendPlacement.BOTTOM)
     legend.display_mode(kinds.LegendDisplayMode.TABLE).calcs(list(calcs)).sort_by("Max").sort_desc(True)
     panel.legend(legend)
     if stacked:
-        panel.stacking(common.StackingConfig().mode(kinds.StackingMode.NORMAL).group("A")).fill_opacity(40)
+        panel.stacking(common.StackingConfig().mode(kinds.StackingMode.NORMAL).group("A")).fill_opacity(60).line_width(
+            0
+        )
     if bars:
         panel.draw_style(kinds.GraphDrawStyle.BARS).fill_opacity(80)
     if thresholds:
@@ -168,8 +177,7 @@ def course(
     for names, color in (colors or {}).items():
         fixed = {"mode": "fixed", "fixedColor": color}
         panel.override_by_regexp(names, [model.DynamicConfigValue(id_val="color", value=fixed)])
-    if floor is not None:
-        panel.min(floor).axis_soft_max(soft_top or SOFT_TOP.get(unit, 1))
+    panel.min(floor).axis_soft_max(soft_top or SOFT_TOP.get(unit, 1))
     if top is not None:
         panel.max(top)
     return panel
@@ -225,6 +233,8 @@ class Column:
     unit: str = ""
     thresholds: Thresholds | None = None
     width: int = 0
+    link: str = ""
+    """Path below the platform's address that a value leads to."""
 
 
 def rows(
@@ -235,7 +245,7 @@ def rows(
     sort: str = "",
     width: int = 12,
     height: int = 8,
-    nothing: str = "no data",
+    nothing: str = "-",
 ) -> table.Panel:
     """A table of now: a row for each set of labels, a column for each query."""
     panel = _frame(table.Panel(), title, text, "none", (width, height), nothing)
@@ -264,6 +274,9 @@ def rows(
             found.append(model.DynamicConfigValue(id_val="thresholds", value={"mode": "absolute", "steps": steps}))
             # the name of 9.4; newer Grafanas migrate it
             found.append(model.DynamicConfigValue(id_val="custom.displayMode", value="color-text"))
+        if column.link:
+            link = {"title": "Open", "url": "${platform}" + column.link, "targetBlank": True}
+            found.append(model.DynamicConfigValue(id_val="links", value=[link]))
         if found:
             panel.override_by_name(column.title, found)
     if sort:

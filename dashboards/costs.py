@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dashboards.common import PLAIN, Board, Column, Query, bars, course, none, rows, value, zero
+from dashboards.common import PLAIN, PODS, RUN_PAGE, Board, Column, Query, bars, course, none, rows, value, zero
 
 CHOSEN = 'run!="", pipeline=~"$pipeline"'
 #: Series of runs that are over count too: the highest value of a sum that only grows is the whole.
@@ -19,7 +19,7 @@ GPU = f'sum_over_time((count by (namespace, pod) (DCGM_FI_DEV_FB_USED{{pod!=""}}
 
 def cost(expr: str, by: str) -> str:
     """A cost by these labels: 0 for runs whose pods were too short to be measured, and one row `none` without runs."""
-    return none(f"{expr} or 0 * sum by ({by}) ({SECONDS})", by.split(", ")[-1])
+    return none(f"{expr} or 0 * sum by ({by}) ({SECONDS})", by.split(", ")[-1], PODS)
 
 
 def board() -> Board:
@@ -31,14 +31,14 @@ def board() -> Board:
         value(
             "Runs",
             "Runs of which pods were seen.",
-            zero(f"count(count by (namespace, run) (max_over_time(pod:info{{{CHOSEN}}}[$__range])))"),
+            zero(f"count(count by (namespace, run) (max_over_time(pod:info{{{CHOSEN}}}[$__range])))", PODS),
             decimals=0,
             spark=False,
         ),
         value(
             "Core-hours of runs",
             "One core for one hour is one core-hour.",
-            zero(f"sum({CPU}) / 3600"),
+            zero(f"sum({CPU}) / 3600", PODS),
             decimals=3,
             width=5,
             spark=False,
@@ -46,7 +46,7 @@ def board() -> Board:
         value(
             "GiB-hours of runs",
             "One GiB of memory for one hour is one GiB-hour.",
-            zero(f"sum({MEMORY})"),
+            zero(f"sum({MEMORY})", PODS),
             decimals=3,
             width=5,
             spark=False,
@@ -54,7 +54,7 @@ def board() -> Board:
         value(
             "GPU-hours of runs",
             "One GPU for one hour, whether it worked or not.",
-            zero(f"sum({GPU})"),
+            zero(f"sum({GPU})", PODS),
             decimals=3,
             width=5,
             spark=False,
@@ -62,7 +62,7 @@ def board() -> Board:
         value(
             "Cores that runs use now",
             "Cores that pods of runs use now.",
-            zero(f"sum(pod:cpu_usage:cores{{{CHOSEN}}})"),
+            zero(f"sum(pod:cpu_usage:cores{{{CHOSEN}}})", PODS),
             width=5,
         ),
     )
@@ -71,15 +71,15 @@ def board() -> Board:
         "By run",
         rows(
             "Cost of each run",
-            "CPU, memory and GPU of each run in the chosen time, and how long its pods ran, added up.",
+            "CPU, memory and GPU of each run in the chosen time, and how long its pods ran, added up. Steps of a few seconds count as 0.",
             Query(cost(f"sum by ({run}) ({CPU}) / 3600", run)),
             Query(cost(f"sum by ({run}) ({MEMORY})", run)),
             Query(cost(f"max by ({run}) ({PEAK})", run)),
             Query(cost(f"sum by ({run}) ({GPU})", run)),
-            Query(none(f"sum by ({run}) ({SECONDS})", "run")),
+            Query(none(f"sum by ({run}) ({SECONDS})", "run", PODS)),
             columns=(
                 Column("pipeline", "Pipeline"),
-                Column("run", "Run"),
+                Column("run", "Run", link=RUN_PAGE),
                 Column("A", "Core-hours", "short"),
                 Column("B", "GiB-hours", "short"),
                 Column("C", "Peak memory", "bytes"),
@@ -123,10 +123,10 @@ def board() -> Board:
             Query(cost(f"sum by ({all_three}) ({CPU})", all_three)),
             Query(cost(f"sum by ({all_three}) ({MEMORY})", all_three)),
             Query(cost(f"max by ({all_three}) ({PEAK})", all_three)),
-            Query(none(f"sum by ({all_three}) ({SECONDS})", "step")),
+            Query(none(f"sum by ({all_three}) ({SECONDS})", "step", PODS)),
             columns=(
                 Column("pipeline", "Pipeline"),
-                Column("run", "Run"),
+                Column("run", "Run", link=RUN_PAGE),
                 Column("step", "Step"),
                 Column("A", "CPU", "s"),
                 Column("B", "GiB-hours", "short"),
@@ -145,7 +145,7 @@ def board() -> Board:
             "Cores that the pods of each step use.",
             "short",
             Query(
-                none(f"sum by (pipeline, step) (pod:cpu_usage:cores{{{CHOSEN}}})", "step"),
+                none(f"sum by (pipeline, step) (pod:cpu_usage:cores{{{CHOSEN}}})", "step", PODS),
                 "{{pipeline}} {{step}}",
             ),
             stacked=True,
@@ -156,7 +156,7 @@ def board() -> Board:
             "Working set of the pods of each step.",
             "bytes",
             Query(
-                none(f"sum by (pipeline, step) (pod:memory_working_set:bytes{{{CHOSEN}}})", "step"),
+                none(f"sum by (pipeline, step) (pod:memory_working_set:bytes{{{CHOSEN}}})", "step", PODS),
                 "{{pipeline}} {{step}}",
             ),
             stacked=True,

@@ -42,7 +42,8 @@ def board() -> Board:
         value(
             "Objects",
             "Objects in all buckets; MinIO counts them every few minutes.",
-            zero("sum(minio_cluster_usage_buckets_objects_count)"),
+            "sum(minio_cluster_usage_buckets_objects_count)",
+            nothing="not counted yet",
             width=3,
         ),
         value(
@@ -78,7 +79,7 @@ def board() -> Board:
         value(
             "Artifact traffic",
             "Bytes of artifacts per second, up and down, through MLflow's proxy.",
-            zero(f"sum(rate(mlflow_artifact_bytes_total[{RATE}]))"),
+            f"sum(rate(mlflow_artifact_bytes_total[{RATE}]))",
             "Bps",
             width=3,
         ),
@@ -132,8 +133,8 @@ def board() -> Board:
             "Object store errors",
             "Requests to MinIO per second that failed: 4xx are mistakes of callers (or objects that are not there), 5xx MinIO's own.",
             "reqps",
-            Query(zero(f"sum(rate(minio_api_requests_4xx_errors_total[{RATE}]))"), "4xx"),
-            Query(zero(f"sum(rate(minio_api_requests_5xx_errors_total[{RATE}]))"), "5xx"),
+            Query(zero(f"sum(rate(minio_api_requests_4xx_errors_total[{RATE}]))", "minio_api_requests_total"), "4xx"),
+            Query(zero(f"sum(rate(minio_api_requests_5xx_errors_total[{RATE}]))", "minio_api_requests_total"), "5xx"),
         ),
     )
     frame.row(
@@ -173,15 +174,15 @@ def board() -> Board:
             nothing="not measured",
         ),
         course(
-            "Database reads from memory",
-            "Share of page reads that MariaDB found in its buffer pool. Low for long: give it more memory.",
+            "Database reads from disk",
+            "Share of page reads that MariaDB did not find in its buffer pool. High for long: give it more memory.",
             "percentunit",
             Query(
-                f"1 - sum(rate(mysql_global_status_innodb_buffer_pool_reads[{RATE}]))"
+                f"sum(rate(mysql_global_status_innodb_buffer_pool_reads[{RATE}]))"
                 f" / (sum(rate(mysql_global_status_innodb_buffer_pool_read_requests[{RATE}])) > 0)",
-                "from memory",
+                "from disk",
             ),
-            top=1,
+            thresholds=((0.05, "red"),),
             nothing="not measured",
         ),
         course(

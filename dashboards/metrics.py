@@ -129,6 +129,13 @@ SOURCES = (
         ("kubelet_volume_stats_used_bytes", "kubelet_volume_stats_capacity_bytes"),
         "kubelet_volume_stats_used_bytes",
     ),
+    Source(
+        "a model with a latency objective",
+        "",
+        ("model:latency_objective:seconds", "model:latency_objective_ratio:rate5m"),
+        "model:latency_objective:seconds",
+    ),
+    Source("a certificate", "", ("certificate:expires_in:seconds",), 'up{job="certificates"}'),
     Source("the probes", "probes", ("probe_duration_seconds",), 'up{job="probes"}'),
     Source(
         "NVIDIA's DCGM exporter",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dashboards.common import FAILED, RATE, Board, Query, course, none, value, zero
+from dashboards.common import CODES, FAILED, PODS, RATE, REQUESTS, Board, Query, course, none, value, zero
 
 CHOSEN = 'namespace=~"$namespace", inferenceservice=~"$model"'
 SERVED = f'{CHOSEN}, version=~"$version", version!=""'
-MODEL, VERSION = "{{inferenceservice}}", "{{inferenceservice}} v{{version}}"
+BY = "namespace, inferenceservice, version"
+VERSION = "{{namespace}}/{{inferenceservice}} v{{version}}"
 #: 1 for each route of a chosen model.
 ROUTES = (
     f'max by (route) (label_join(up{{job="models", {CHOSEN}}} * 0 + 1, "route", "-", "namespace", "inferenceservice"))'
@@ -14,7 +15,7 @@ ROUTES = (
 #: Pods of chosen models.
 POD = f'inferenceservice!="", {CHOSEN}, version=~"$version"'
 #: 1 for each pod of a chosen model.
-PODS = f"max by (namespace, pod, inferenceservice, version) (pod:info{{{POD}}})"
+EACH_POD = f"max by (namespace, pod, inferenceservice, version) (pod:info{{{POD}}})"
 
 
 def rate(counter: str, by: str, more: str = "") -> str:
@@ -41,34 +42,34 @@ def board() -> Board:
     frame.choice("namespace", "Namespace", 'label_values(up{job="models"}, namespace)')
     frame.choice("model", "Model", 'label_values(up{job="models", namespace=~"$namespace"}, inferenceservice)')
     frame.choice("version", "Version", f"label_values(model_server_requests_total{{{CHOSEN}}}, version)")
-    failed = rate("model_server_requests_total", "inferenceservice, version", ', code=~"5.."')
-    asked = rate("model_server_requests_total", "inferenceservice, version")
+    failed = rate("model_server_requests_total", BY, ', code=~"5.."')
+    asked = rate("model_server_requests_total", BY)
     frame.row(
         "Now",
         value(
             "Models served",
             "Models of which at least one pod answers Prometheus.",
-            zero(f'count(max by (namespace, inferenceservice) (up{{job="models", {CHOSEN}}}) == 1)'),
+            zero(f'count(max by (namespace, inferenceservice) (up{{job="models", {CHOSEN}}}) == 1)', PODS),
             width=3,
         ),
         value(
             "Model pods down",
             "Pods of models that do not answer Prometheus.",
-            zero(f'sum(up{{job="models", {CHOSEN}}} == bool 0)'),
+            zero(f'sum(up{{job="models", {CHOSEN}}} == bool 0)', PODS),
             thresholds=((None, "green"), (1, "red")),
             width=3,
         ),
         value(
             "Predictions",
             "Requests per second that the chosen models answered.",
-            zero(f"sum(rate(model_server_requests_total{{{SERVED}}}[{RATE}]))"),
+            zero(f"sum(rate(model_server_requests_total{{{SERVED}}}[{RATE}]))", PODS),
             "reqps",
             width=3,
         ),
         value(
             "Rows predicted",
             "Rows per second that the chosen models predicted; a request has one or more.",
-            zero(f"sum(rate(model_server_model_rows_total{{{SERVED}}}[{RATE}]))"),
+            zero(f"sum(rate(model_server_model_rows_total{{{SERVED}}}[{RATE}]))", PODS),
             "rowsps",
             width=3,
         ),
@@ -77,7 +78,8 @@ def board() -> Board:
             "Share of requests that ended with a 5xx at the gateway, in five minutes. The objective allows 1 %.",
             zero(
                 f"sum({at_gateway('route:request_error_ratio:rate5m')} * route:requests:rate5m)"
-                f" / (sum({at_gateway('route:requests:rate5m')}) > 0)"
+                f" / (sum({at_gateway('route:requests:rate5m')}) > 0)",
+                REQUESTS,
             ),
             "percentunit",
             thresholds=FAILED,
@@ -130,6 +132,7 @@ def board() -> Board:
                 "{{code}}",
             ),
             stacked=True,
+            colors=CODES,
         ),
         course(
             "Predictions by protocol",
@@ -152,7 +155,7 @@ def board() -> Board:
             "Model errors (5xx) at the gateway",
             "Share of requests that ended with a 5xx at the gateway: also those that no pod was there to answer. Dashed: 1 %.",
             "percentunit",
-            Query(none(at_gateway("route:request_error_ratio:rate5m"), "route"), "{{route}}"),
+            Query(none(at_gateway("route:request_error_ratio:rate5m"), "route", REQUESTS), "{{route}}"),
             thresholds=((0.01, "red"),),
         ),
         course(
@@ -160,9 +163,9 @@ def board() -> Board:
             "Requests per second that the model server refused: wrong body, wrong model name, too large.",
             "reqps",
             Query(
-                f'sum by (inferenceservice, code) (rate(model_server_requests_total{{{CHOSEN}, code=~"4.."}}[{RATE}])) > 0'
-                f' or sum by (inferenceservice, code) (rate(model_server_requests_total{{{CHOSEN}, code="400"}}[{RATE}]))',
-                "{{inferenceservice}} {{code}}",
+                f'sum by (namespace, inferenceservice, code) (rate(model_server_requests_total{{{CHOSEN}, code=~"4.."}}[{RATE}])) > 0'
+                f' or sum by (namespace, inferenceservice, code) (rate(model_server_requests_total{{{CHOSEN}, code="400"}}[{RATE}]))',
+                "{{namespace}}/{{inferenceservice}} {{code}}",
             ),
         ),
     )
@@ -176,7 +179,7 @@ def board() -> Board:
                 Query(at_gateway(f"route:request_duration_seconds:p{p}_5m >= 0"), f"{{{{route}}}} p{p}")
                 for p in (50, 95, 99)
             ),
-            Query(f"model:latency_objective:seconds{{{CHOSEN}}}", "{{inferenceservice}} objective"),
+            Query(f"model:latency_objective:seconds{{{CHOSEN}}}", "{{namespace}}-{{inferenceservice}} objective"),
             dashed=".* objective",
             nothing="no requests in five minutes",
         ),
@@ -184,14 +187,14 @@ def board() -> Board:
             "Model latency p95 by version",
             "Of the requests, the model server answered 95 % faster than this.",
             "s",
-            Query(quantile(0.95, "inferenceservice, version"), VERSION),
+            Query(quantile(0.95, BY), VERSION),
             nothing="no requests",
         ),
         course(
             "Model latency p99 by version",
             "Of the requests, the model server answered 99 % faster than this.",
             "s",
-            Query(quantile(0.99, "inferenceservice, version"), VERSION),
+            Query(quantile(0.99, BY), VERSION),
             nothing="no requests",
         ),
     )
@@ -199,7 +202,7 @@ def board() -> Board:
         f'sum by (namespace, pod) (rate(container_cpu_cfs_throttled_periods_total{{namespace=~"$namespace"}}[{RATE}]))'
     )
     periods = f'sum by (namespace, pod) (rate(container_cpu_cfs_periods_total{{namespace=~"$namespace"}}[{RATE}]))'
-    join = f" * on (namespace, pod) group_left (inferenceservice, version) {PODS}"
+    join = f" * on (namespace, pod) group_left (inferenceservice, version) {EACH_POD}"
     frame.row(
         "Saturation",
         course(
@@ -207,8 +210,8 @@ def board() -> Board:
             "Pods of each version that answer Prometheus.",
             "none",
             Query(
-                f'count by (inferenceservice, version) (up{{job="models", {POD}}} == 1)'
-                f' or 0 * count by (inferenceservice, version) (up{{job="models", {POD}}})',
+                f'sum by ({BY}) (max by (namespace, pod) (up{{job="models", {CHOSEN}}})'
+                f" * on (namespace, pod) group_left (inferenceservice, version) {EACH_POD})",
                 VERSION,
             ),
         ),
@@ -216,14 +219,14 @@ def board() -> Board:
             "Model CPU by version",
             "Cores that the pods of each version use.",
             "short",
-            Query(f"sum by (inferenceservice, version) (pod:cpu_usage:cores{{{POD}}})", VERSION),
+            Query(f"sum by ({BY}) (pod:cpu_usage:cores{{{POD}}})", VERSION),
         ),
         course(
             "Model memory by version, of its limit",
             "Working set as a share of the memory limit of the fullest pod of each version: at 100 % its container is killed.",
             "percentunit",
             Query(
-                f"max by (inferenceservice, version) (pod:memory_working_set:bytes{{{POD}}}"
+                f"max by ({BY}) (pod:memory_working_set:bytes{{{POD}}}"
                 " / on (namespace, pod) group_left () pod:memory_limit:bytes)",
                 VERSION,
             ),
@@ -234,7 +237,7 @@ def board() -> Board:
             "Model CPU throttled",
             "Share of scheduling periods in which a pod was held back by its CPU limit; 0 also for pods without one.",
             "percentunit",
-            Query(f"max by (inferenceservice, version) ({throttled} / ({periods} > 0){join} or 0 * {PODS})", VERSION),
+            Query(f"max by ({BY}) ({throttled} / ({periods} > 0){join} or 0 * {EACH_POD})", VERSION),
             thresholds=((0.25, "red"),),
         ),
         course(
@@ -242,9 +245,9 @@ def board() -> Board:
             "Rows in a call of the model: above the rows per request, the model server batches because requests queue.",
             "short",
             Query(
-                f"{rate('model_server_model_rows_total', 'inferenceservice, version')}"
-                f" / ({rate('model_server_model_calls_total', 'inferenceservice, version')} > 0)"
-                f" or 0 * {PODS.replace('namespace, pod, ', '')}",
+                f"{rate('model_server_model_rows_total', BY)}"
+                f" / ({rate('model_server_model_calls_total', BY)} > 0)"
+                f" or 0 * max by ({BY}) ({EACH_POD})",
                 VERSION,
             ),
         ),
@@ -252,7 +255,7 @@ def board() -> Board:
             "Requests in work by version",
             "Requests in the model server on average, waiting and being predicted: rate of requests times their mean time.",
             "short",
-            Query(rate("model_server_request_duration_seconds_sum", "inferenceservice, version"), VERSION),
+            Query(rate("model_server_request_duration_seconds_sum", BY), VERSION),
         ),
     )
     return frame

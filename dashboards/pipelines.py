@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from dashboards.common import PHASES, RATE, Board, Column, Query, course, none, rows, value, zero
+from dashboards.common import ARGO, PHASES, PODS, RATE, RUN_PAGE, Board, Column, Query, course, none, rows, value, zero
 
 OFF = "Kubeflow Pipelines is off"
 API = 'route=~".+-pipelines"'
+
+
+def ended(phase: str) -> str:
+    """Runs that came into a phase in the chosen time; Argo counts a phase from its first event on, which `increase()` misses."""
+    now = f'max_over_time(argo_workflows_total_count{{phase=~"{phase}"}}[$__range])'
+    return zero(f"sum({now} - argo_workflows_total_count offset $__range or {now})", ARGO)
 
 
 def board() -> Board:
@@ -13,35 +19,39 @@ def board() -> Board:
     frame = Board("pipelines", "Pipelines", "Runs of pipelines: how many, which failed, what they wait for.", hours=6)
     frame.row(
         "Now",
-        value("Runs running", "Workflows that run now.", zero('sum(argo_workflows_gauge{phase="Running"})'), width=3),
+        value("Runs running", "Workflows that run now.", 'sum(argo_workflows_gauge{phase="Running"})', width=3),
         value(
             "Runs waiting",
             "Workflows that have not begun.",
-            zero('sum(argo_workflows_gauge{phase="Pending"})'),
+            'sum(argo_workflows_gauge{phase="Pending"})',
             thresholds=((None, "green"), (1, "orange")),
+            nothing=OFF,
             width=3,
         ),
         value(
             "Pods of runs waiting",
             "Pods of runs that are pending: no room, no GPU, an image or a volume that is not there.",
-            zero('sum(argo_workflows_pods_gauge{phase="Pending"})'),
+            'sum(argo_workflows_pods_gauge{phase="Pending"})',
             thresholds=((None, "green"), (1, "orange")),
+            nothing=OFF,
             width=3,
         ),
         value(
             "Runs succeeded",
             "Workflows that ended well in the chosen time.",
-            zero('round(sum(increase(argo_workflows_total_count{phase="Succeeded"}[$__range])))'),
+            ended("Succeeded"),
             decimals=0,
+            nothing=OFF,
             width=3,
             spark=False,
         ),
         value(
             "Runs failed",
             "Workflows that failed or ended with an error in the chosen time.",
-            zero('round(sum(increase(argo_workflows_total_count{phase=~"Failed|Error"}[$__range])))'),
+            ended("Failed|Error"),
             thresholds=((None, "green"), (1, "red")),
             decimals=0,
+            nothing=OFF,
             width=3,
             spark=False,
         ),
@@ -56,18 +66,20 @@ def board() -> Board:
         value(
             "API errors (5xx)",
             "Share of users' requests to the Pipelines API and its pages that ended with a 5xx, in five minutes.",
-            zero(f"max(route:request_error_ratio:rate5m{{{API}}})"),
+            zero(f"max(route:request_error_ratio:rate5m{{{API}}})", ARGO),
             "percentunit",
             thresholds=((None, "green"), (0.005, "orange"), (0.01, "red")),
             decimals=2,
+            nothing=OFF,
             width=3,
         ),
         value(
             "Controller errors",
             "Errors of the workflow controller in the chosen time.",
-            zero("round(sum(increase(argo_workflows_error_count[$__range])))"),
+            "round(sum(increase(argo_workflows_error_count[$__range])))",
             thresholds=((None, "green"), (1, "red")),
             decimals=0,
+            nothing=OFF,
             width=3,
             spark=False,
         ),
@@ -83,10 +95,10 @@ def board() -> Board:
             nothing=OFF,
         ),
         course(
-            "Runs that ended or began, per hour",
-            "How many workflows came into each phase within the hour before.",
+            "Runs that ended, per hour",
+            "How many workflows ended within the hour before, by how they ended.",
             "none",
-            Query(none("sum by (phase) (increase(argo_workflows_total_count[1h]))", "phase"), "{{phase}}"),
+            Query(none("sum by (phase) (runs:ended:increase1h)", "phase", ARGO), "{{phase}}"),
             colors=PHASES,
         ),
         course(
@@ -100,11 +112,15 @@ def board() -> Board:
         rows(
             "Durations of steps",
             "Steps of runs in the chosen time, and how long the pods of each step were seen. Longest first.",
-            Query(none('sum by (pipeline, step, run) (count_over_time(pod:info{run!=""}[$__range:30s])) * 30', "step")),
+            Query(
+                none(
+                    'sum by (pipeline, step, run) (count_over_time(pod:info{run!=""}[$__range:30s])) * 30', "step", PODS
+                )
+            ),
             columns=(
                 Column("pipeline", "Pipeline"),
                 Column("step", "Step"),
-                Column("run", "Run"),
+                Column("run", "Run", link=RUN_PAGE),
                 Column("A", "Duration", "s", width=90),
             ),
             sort="Duration",
@@ -112,9 +128,11 @@ def board() -> Board:
         ),
         course(
             "Pods of runs that do not run",
-            "Pods of runs that are pending, failed or unknown.",
+            "Pods of runs that are pending, failed, unknown, or running and not ready.",
             "none",
-            Query(none('count by (run, phase) (up{job="pods-not-running", run!=""})', "run"), "{{run}} {{phase}}"),
+            Query(
+                none('count by (run, phase) (up{job="pods-not-running", run!=""})', "run", PODS), "{{run}} {{phase}}"
+            ),
         ),
     )
     frame.row(
@@ -147,7 +165,7 @@ def board() -> Board:
             "Pipelines API requests",
             "Requests of users per second to the Pipelines API and its pages.",
             "reqps",
-            Query(none(f"route:requests:rate5m{{{API}}}", "route"), "{{route}}"),
+            Query(none(f"route:requests:rate5m{{{API}}}", "route", ARGO), "{{route}}"),
         ),
         course(
             "Pipelines API latency",

@@ -49,6 +49,10 @@ PROGRAMS = (
     Program(_CNI + "main/loopback", ("cni/loopback",)),
     Program(_CNI + "ipam/host-local", ("cni/host-local",)),
 )
+#: What tests rules: built at the first test. Without service discovery, of which the rules need none.
+PROMTOOL = Program("github.com/prometheus/prometheus/cmd/promtool", ("promtool",), tags="remove_all_sd")
+#: What tests Alertmanager's configuration: built at the first test.
+AMTOOL = Program("github.com/prometheus/alertmanager/cmd/amtool", ("amtool",))
 
 
 def required_version() -> tuple[int, ...]:
@@ -103,33 +107,31 @@ def _key(program: Program, go_version: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def build_programs() -> None:
-    """Build what the cache lacks, and link each program by its names below the state's bin folder."""
+def build(program: Program) -> Path:
+    """Build a program unless the cache has it; return its file."""
     env = environment()
     go_version = console.run(["go", "env", "GOVERSION"], env=env).strip()
+    built = CACHE / "programs" / _key(program, go_version) / Path(program.names[0]).name
+    if not built.exists():
+        title = "Kubernetes " + KUBERNETES_VERSION if program.package == "./kubernetes" else program.names[0]
+        with console.step(f"build {title}"):
+            half = built.with_suffix(".part")
+            half.parent.mkdir(parents=True, exist_ok=True)
+            console.run(
+                ["go", "build", f"-tags={program.tags}", f"-ldflags={program.ldflags}", "-o", half, program.package],
+                cwd=MODULE,
+                env=env,
+                log=CACHE / "log" / "go-build.log",
+                cure="Run the same command again: what was compiled is kept.",
+            )
+            half.rename(built)
+    return built
+
+
+def build_programs() -> None:
+    """Build what the cache lacks, and link each program by its names below the state's bin folder."""
     for program in PROGRAMS:
-        built = CACHE / "programs" / _key(program, go_version) / Path(program.names[0]).name
-        if not built.exists():
-            title = "Kubernetes " + KUBERNETES_VERSION if program.package == "./kubernetes" else program.names[0]
-            with console.step(f"build {title}"):
-                half = built.with_suffix(".part")
-                half.parent.mkdir(parents=True, exist_ok=True)
-                console.run(
-                    [
-                        "go",
-                        "build",
-                        f"-tags={program.tags}",
-                        f"-ldflags={program.ldflags}",
-                        "-o",
-                        half,
-                        program.package,
-                    ],
-                    cwd=MODULE,
-                    env=env,
-                    log=CACHE / "log" / "go-build.log",
-                    cure="Run the same command again: what was compiled is kept.",
-                )
-                half.rename(built)
+        built = build(program)
         for name in program.names:
             link = BIN / name
             link.parent.mkdir(parents=True, exist_ok=True)

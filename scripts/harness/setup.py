@@ -13,7 +13,7 @@ from scripts.common import console, python
 from scripts.common.paths import CACHE, REPO
 
 LOCK = REPO / "requirements-dev.txt"
-GROUPS = ("lint", "dashboards", "render", "unit", "e2e", "load")
+GROUPS = ("lint", "dashboards", "render", "unit", "e2e", "load", "availability")
 
 
 def uv() -> list[str | Path]:

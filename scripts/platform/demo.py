@@ -144,6 +144,9 @@ def job(name: str, release: str, namespace: str, config: dict[str, str], words: 
         "app.kubernetes.io/component": "demo",
         "app.kubernetes.io/part-of": "iml4e",
     }
+    if words[1:3] == ["--engine", "local"] or (words[1:2] != ["--engine"] and "KF_PIPELINES_ENDPOINT" not in config):
+        # the steps run in this pod: Prometheus tells what they take (docs/monitoring.md)
+        labels |= {"iml4e.org/run": name, "iml4e.org/pipeline": words[0]}
     container = {
         "name": "pipeline",
         "image": config["RUNTIME_IMAGE"],

@@ -1,4 +1,4 @@
-"""The command `iml4e`: deploy, list, ask, roll back and delete models; put and get datasets."""
+"""The command `iml4e`: deploy, list, ask, roll back and delete models; put and get datasets; examine a release."""
 
 import argparse
 import csv
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; an error becomes one sentence.
 
     Returns:
-        Exit code: 0, 1 after an error, 2 for a wrong command line, 130 when interrupted.
+        Exit code: 0, 1 after an error or with findings of `doctor`, 2 for a wrong command line, 130 when interrupted.
     """
     options = parser().parse_args(arguments)
     for name in ("release", "release_namespace", "url"):
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for noisy in ("urllib3", "mlflow"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     try:
-        options.run(options)
+        return options.run(options) or 0
     except Error as error:
         print(f"iml4e: {error}", file=sys.stderr)
         return 1
@@ -121,6 +121,12 @@ def parser() -> argparse.ArgumentParser:
     models.add_argument("--namespace", default="", help="namespace of the endpoints; default: the release's")
     models.add_argument("--json", action="store_true", help="print JSON")
 
+    stats = command("stats", _stats, "Requests, errors and latencies of endpoints, as the landing page shows them.")
+    stats.add_argument("name", nargs="?", default="", metavar="NAME", help="endpoint; default: all")
+    stats.add_argument("--namespace", default="", help="namespace of the endpoints; default: all that are listed")
+    stats.add_argument("--last", default="10m", help="time that counts: 10m, 1h, 7d; default: 10m")
+    stats.add_argument("--json", action="store_true", help="print JSON")
+
     rollback = command("rollback", _rollback, "Serve the previous version again, with its settings.", endpoint=True)
     rollback.add_argument(
         "--timeout", type=float, default=300, help="seconds until the endpoint must be ready; default: 300"
@@ -137,6 +143,14 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument("--data", required=True, help="CSV file with a header, JSON file of rows, or JSON itself")
     predict.add_argument("--param", action="append", metavar="KEY=VALUE", help="inference parameter; repeatable")
     predict.add_argument("--json", action="store_true", help="print JSON instead of CSV")
+
+    doctor = command(
+        "doctor",
+        _doctor,
+        "Say what is wrong with the running release, and the next step. Exit code 0: healthy, 1: findings.",
+    )
+    doctor.epilog = "`make doctor` is another program: it checks a bare machine before there is a cluster."
+    doctor.add_argument("--json", action="store_true", help="print JSON")
 
     data = command("data", None, "Datasets: put, list, get.").add_subparsers(required=True, metavar="COMMAND")
     put = command("put", _put, "Store a file or folder as the next version of a dataset.", to=data)
@@ -200,11 +214,21 @@ def _models(options: argparse.Namespace) -> None:
         champion = "-" if not best else "yes" if best == each.version else f"no, {best} is"
         state = "ready" if each.ready else "not ready"
         rows.append((each.name, each.model or "-", each.version or "-", champion, state, each.url))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row, each in zip(rows, [None, *found], strict=True):
-        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
-        if each and each.reason:
-            print(f"  {each.reason}")
+    _table(rows, ["", *(each.reason for each in found)])
+
+
+def _stats(options: argparse.Namespace) -> None:
+    from iml4e import stats
+
+    found, missing = stats.read(options.last, options.name, options.namespace)
+    if options.json:
+        print(json.dumps(found))
+    elif found:
+        _table(stats.table(found), ["", *(each["reason"] for each in found)])
+    else:
+        print("nothing is served; `iml4e deploy MODEL/VERSION` serves a registered model")
+    for each in missing:
+        _aside(each)
 
 
 def _rollback(options: argparse.Namespace) -> None:
@@ -262,6 +286,18 @@ def _predict(options: argparse.Namespace) -> None:
     _aside(f"{options.name} version {model.version or '(unknown)'} answered {len(predictions)} rows")
 
 
+def _doctor(options: argparse.Namespace) -> int:
+    from iml4e import doctor
+
+    report = doctor.examine(doctor.progress)
+    if options.json:
+        findings = [dataclasses.asdict(each) for each in report.findings]
+        print(json.dumps(dataclasses.asdict(report) | {"healthy": report.healthy, "findings": findings}))
+    else:
+        print("\n".join(doctor.text(report)))
+    return 0 if report.healthy else 1
+
+
 def _put(options: argparse.Namespace) -> None:
     from iml4e import datasets
 
@@ -303,6 +339,15 @@ def _value(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text
+
+
+def _table(rows: Sequence[tuple[str, ...]], notes: Sequence[str]) -> None:
+    """Print rows in columns, each with its note below."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row, note in zip(rows, notes, strict=True):
+        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+        if note:
+            print(f"  {note}")
 
 
 def _cell(value: Any) -> Any:

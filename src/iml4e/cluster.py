@@ -37,16 +37,30 @@ class AwayError(Error):
 class Cluster:
     """A namespace of the cluster, with the rights of this pod or of the kubeconfig."""
 
-    def __init__(self, namespace: str) -> None:
+    def __init__(self, namespace: str, *, patience: float = 30, tries: int = 3) -> None:
         """Connect.
+
+        Args:
+            namespace: that the paths of objects are in.
+            patience: seconds that an answer may take.
+            tries: repetitions of a request whose connection fails.
 
         Raises:
             Error: there is neither a service account nor a kubeconfig.
         """
         self.api = platform.kubernetes()
-        self.namespace = namespace
+        self.namespace, self.patience, self.tries = namespace, patience, tries
 
-    def request(self, method: str, path: str, body: Object | None = None, *, patch: str = "", **query: Any) -> Any:
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: Object | None = None,
+        *,
+        patch: str = "",
+        accept: str = "application/json, */*",
+        **query: Any,
+    ) -> Any:
         """Send a request and parse its answer; text that is not JSON, such as a log, comes back as it is.
 
         Raises:
@@ -55,10 +69,15 @@ class Cluster:
         """
         import urllib3
 
-        headers = {"Accept": "application/json, */*", "Content-Type": patch or "application/json"}
-        answer = self._send(method, path, body, headers, query, timeout=urllib3.Timeout(connect=5, read=30))
+        headers = {"Accept": accept, "Content-Type": patch or "application/json"}
+        timeout = urllib3.Timeout(connect=min(5, self.patience), read=self.patience)
+        answer = self._send(method, path, body, headers, query, timeout=timeout)
         text = answer.data.decode(errors="replace")
         return json.loads(text) if answer.headers.get("Content-Type", "").startswith("application/json") else text
+
+    def head(self) -> dict[str, str]:
+        """Headers of an answer of the API server."""
+        return dict(self._send("GET", "/version", None, {}, {}, timeout=self.patience).headers)
 
     def _send(self, method: str, path: str, body: Any, headers: dict[str, str], query: Object, timeout: Any) -> Any:
         """Send through the connection pool of the Kubernetes client, whose own methods differ from release to release."""
@@ -75,6 +94,7 @@ class Cluster:
                 body=None if body is None else json.dumps(body).encode(),
                 preload_content=False,
                 timeout=timeout,
+                retries=urllib3.Retry(self.tries),
             )
         except urllib3.exceptions.HTTPError:
             raise AwayError(f"Kubernetes at {configuration.host} does not answer") from None

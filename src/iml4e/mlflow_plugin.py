@@ -25,6 +25,7 @@ TEXTS = (
     "runtime",
     "service_account",
     "batching",
+    "latency_objective",
 )
 #: Config keys that hold several values, separated by spaces.
 LISTS = ("packages", "tolerations", "node_selector")

@@ -1,4 +1,4 @@
-"""Why a model does not start: one sentence, from conditions, events, container states and the ended container's log.
+"""Why a pod or model does not start: one sentence, from conditions, events, container states and the ended container's log.
 
 Everything here works on objects as the Kubernetes API gives them.
 """
@@ -34,13 +34,15 @@ STARTS = 3
 
 @dataclass(frozen=True)
 class Reason:
-    """Why a model is not ready."""
+    """Why a model or another pod is not ready."""
 
     text: str
     cure: str = ""
     """The next step; empty if there is none to name."""
     patience: float = GOES_ON
     """Seconds that it may last before it counts as final."""
+    kind: str = ""
+    """Name of the reason, the same for models and other pods: `iml4e doctor` has a row for each."""
 
     def __str__(self) -> str:
         return f"{self.text}; {self.cure}" if self.cure else self.text
@@ -57,14 +59,25 @@ def find(service: Object, pods: list[Object], events: list[Object], log: Log) ->
     """
     for pod in sorted(pods, key=lambda pod: pod["metadata"].get("creationTimestamp", ""), reverse=True):
         about = [event for event in events if event["involvedObject"]["name"] == pod["metadata"]["name"]]
-        if reason := _ended(pod, log) or _waiting(pod, about) or _unscheduled(pod, about):
+        if reason := not_started(pod, about, log):
             return reason
     refused = [event["message"] for event in events if event["reason"] == "FailedCreate"]
     conditions = service.get("status", {}).get("conditions", [])
     refused += [each.get("message", "") for each in conditions if each.get("reason") == "FailedCreate"]
     if refused and not pods:
-        return _not_created(refused[-1])
+        return not_created(refused[-1])
     return _kserve(service, events) or (_running(pods[-1], log) if pods else None)
+
+
+def not_started(pod: Object, events: list[Object], log: Log) -> Reason | None:
+    """Why a pod does not run: a container that ended or cannot be started, or no node. None if it runs or starts.
+
+    Args:
+        pod: of a model or of anything else; the cures are those of a model.
+        events: warnings about it, the latest last.
+        log: reads a container's log.
+    """
+    return _ended(pod, log) or _waiting(pod, events) or _unscheduled(pod, events)
 
 
 def last_line(text: str) -> str:
@@ -94,31 +107,29 @@ def _ended(pod: Object, log: Log) -> Reason | None:
         )
         said = f": {words}" if words else ""
         if ended.get("reason") == "OOMKilled":
-            limit = _limit(pod, container)
+            limit = limit_of(pod, container)
             text = f"the model needs more memory than its limit{f' of {limit}' if limit else ''}"
-            return Reason(text, "deploy it with a larger --memory-limit", AT_ONCE)
+            return Reason(text, "deploy it with a larger --memory-limit", AT_ONCE, "memory")
         if ended.get("reason") in ("StartError", "ContainerCannotRun"):
             words = words.rpartition("unable to start container process: ")[2]
-            return Reason(
-                f"its image cannot run the model server: {words}", "an image must hold Python and mlflow", AT_ONCE
-            )
+            text = f"its image cannot run the model server: {words}"
+            return Reason(text, "an image must hold Python and mlflow", AT_ONCE, "start")
         if container == "storage-initializer":
             text = f"its files cannot be fetched{said or f' (exit code {code})'}"
-            return Reason(text, "", AT_ONCE if code == 3 else _tries(status))
+            return Reason(text, "", AT_ONCE if code == 3 else _tries(status), "model-files")
         if code == 3:
             missing = re.search(r"No module named '([\w.]+)'", words)
             module = missing[1].split(".")[0] if missing else ""
             cure = f"add it with --packages {module}, log the model with code_paths, or use --image" if module else ""
-            return Reason(f"the model cannot be loaded{said}", cure, AT_ONCE)
+            return Reason(f"the model cannot be loaded{said}", cure, AT_ONCE, "model-load")
         if code == 4:
-            return Reason(
-                f"its extra packages cannot be installed{said}", "correct --packages, or use --image", AT_ONCE
-            )
+            text = f"its extra packages cannot be installed{said}"
+            return Reason(text, "correct --packages, or use --image", AT_ONCE, "model-packages")
         if code > 128:
             name = signal.Signals(code - 128).name if code - 128 in set(signal.Signals) else str(code - 128)
             cure = "a model that another Python or other package versions pickled can do that: use an --image that has them"
-            return Reason(f"its server was ended by signal {name}{said}", cure, _tries(status))
-        return Reason(f"its server ends with exit code {code}{said}", "", _tries(status))
+            return Reason(f"its server was ended by signal {name}{said}", cure, _tries(status), "signal")
+        return Reason(f"its server ends with exit code {code}{said}", "", _tries(status), "exit")
     return None
 
 
@@ -127,7 +138,8 @@ def _tries(status: Object) -> float:
     return AT_ONCE if ends >= STARTS else GOES_ON
 
 
-def _limit(pod: Object, container: str) -> str:
+def limit_of(pod: Object, container: str) -> str:
+    """Memory limit of a container; empty if it has none."""
     found = [each for each in pod.get("spec", {}).get("containers", []) if each["name"] == container]
     return found[0].get("resources", {}).get("limits", {}).get("memory", "") if found else ""
 
@@ -140,14 +152,14 @@ def _waiting(pod: Object, events: list[Object]) -> Reason | None:
         if kind in ("ErrImagePull", "ImagePullBackOff", "ImageInspectError", "RegistryUnavailable"):
             message = message.partition("ErrImagePull: ")[2] or message
             cure = "check --image, and the pull secrets of the service account of models"
-            return Reason(f"its image cannot be pulled: {message}", cure, MISSING)
+            return Reason(f"its image cannot be pulled: {message}", cure, MISSING, "image")
         if kind in ("InvalidImageName", "ErrImageNeverPull"):
-            return Reason(f"its image cannot be used: {message or kind}", "check --image", AT_ONCE)
+            return Reason(f"its image cannot be used: {message or kind}", "check --image", AT_ONCE, "image-name")
         if kind.endswith("Error"):  # CreateContainerConfigError, CreateContainerError, RunContainerError
-            return Reason(f"its container cannot be made: {message or kind}", "", MISSING)
+            return Reason(f"its container cannot be made: {message or kind}", "", MISSING, "container")
     mounts = [event["message"] for event in events if event["reason"] in ("FailedMount", "FailedAttachVolume")]
     if mounts and not any("running" in status.get("state", {}) for status in _statuses(pod)):
-        return Reason(f"a volume cannot be mounted: {last_line(mounts[-1])}", "", MISSING)
+        return Reason(f"a volume cannot be mounted: {last_line(mounts[-1])}", "", MISSING, "mount")
     return None
 
 
@@ -164,32 +176,38 @@ def _unscheduled(pod: Object, events: list[Object]) -> Reason | None:
         )  # fmt: skip
         grows = any(event["reason"] == "TriggeredScaleUp" for event in events)
         patience = GOES_ON if grows else NO_ROOM if passing else NO_NODE
-        return Reason(f"no node takes its pod: {message}", cure, patience)
+        kind = "no-room" if passing else "no-device" if lacking else "no-node"
+        if "persistentvolumeclaim" in message.lower():
+            kind, cure = "no-claim", "look at that volume claim"
+        return Reason(f"no node takes its pod: {message}", cure, patience, kind)
     return None
 
 
-def _not_created(message: str) -> Reason:
+def not_created(message: str) -> Reason:
     """A pod that the API server does not let in."""
     message = re.sub(r'^(.*?Error creating: )?(pods "[^"]*" is forbidden: )?', "", message, flags=re.DOTALL)
     if "failed calling webhook" in message:
-        return Reason(f"its pod cannot be made: {message}", "look after that webhook's pods", WEBHOOK)
-    cure = ""
+        return Reason(f"its pod cannot be made: {message}", "look after that webhook's pods", WEBHOOK, "webhook")
+    cure, kind = "", "refused"
     if "must specify" in message:
+        kind = "quota-limits"
         options = {"limits.cpu": "--cpu-limit", "limits.memory": "--memory-limit", "requests.cpu": "--cpu"}
         options["requests.memory"] = "--memory"
         needed = [flag for name, flag in options.items() if re.search(rf"\b{re.escape(name)}\b", message)]
         cure = f"deploy it with {' and '.join(needed)}, or have the release upgraded with values/quota.yaml"
     elif "exceeded quota" in message:
-        cure = "ask for less with --cpu, --memory and --replicas, or have the quota raised"
+        kind, cure = "quota", "ask for less with --cpu, --memory and --replicas, or have the quota raised"
     elif "violates PodSecurity" in message:
-        cure = "the runtime or --image asks for rights that the namespace does not give"
-    elif "denied the request" in message:
-        cure = "ask the administrator of that policy"
+        kind, cure = "security", "the runtime or --image asks for rights that the namespace does not give"
+    elif re.search("denied (the )?request", message):
+        kind, cure = "policy", "ask the administrator of that policy"
     elif "error looking up service account" in message:
-        cure = "make that service account; docs/serving.md, 'Other namespaces', has the steps"
+        kind, cure = "account", "make that service account; docs/serving.md, 'Other namespaces', has the steps"
+    elif "PriorityClass" in message:
+        kind = "priority"
     elif "minimum" in message or "maximum" in message:
-        cure = "the namespace has a LimitRange: choose --cpu, --memory and their limits within it"
-    return Reason(f"its pod is refused: {message}", cure, REFUSED)
+        kind, cure = "limit-range", "the namespace has a LimitRange: choose --cpu, --memory and their limits within it"
+    return Reason(f"its pod is refused: {message}", cure, REFUSED, kind)
 
 
 def _kserve(service: Object, events: list[Object]) -> Reason | None:
@@ -213,7 +231,7 @@ def _kserve(service: Object, events: list[Object]) -> Reason | None:
         cure = "choose a shorter --name"
     elif "ServingRuntime" in message:
         cure = "check --runtime"
-    return Reason(f"KServe cannot serve it: {message}", cure, KSERVE)
+    return Reason(f"KServe cannot serve it: {message}", cure, KSERVE, "model-kserve")
 
 
 def _running(pod: Object, log: Log) -> Reason:
@@ -221,7 +239,8 @@ def _running(pod: Object, log: Log) -> Reason:
     for status in _statuses(pod):
         if "running" in status.get("state", {}) and not status.get("ready"):
             if status["name"] == "storage-initializer":
-                return Reason("its files are being fetched")
+                return Reason("its files are being fetched", kind="starting")
             words = last_line(log(pod["metadata"]["name"], status["name"], False))
-            return Reason("its server runs and is not ready" + (f"; its log ends with: {words}" if words else ""))
-    return Reason("its containers are being made")
+            text = "its server runs and is not ready" + (f"; its log ends with: {words}" if words else "")
+            return Reason(text, kind="not-ready")
+    return Reason("its containers are being made", kind="starting")

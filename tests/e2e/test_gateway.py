@@ -13,12 +13,6 @@ from support.parts import PARTS, Part
 from support.platform import Gateway, Model
 
 
-def test_root_leads_to_mlflow(gateway: Gateway) -> None:
-    answer = gateway.get("/")
-    assert answer.status_code in (301, 302, 307, 308)
-    assert gateway.get("/", allow_redirects=True).url == f"{gateway.url}/mlflow/"
-
-
 @pytest.mark.parametrize("part", [c for c in PARTS if c.ui], ids=lambda part: part.name)
 def test_page_of_part_opens(gateway: Gateway, values: dict[str, Any], part: Part) -> None:
     if part.name == "prometheus" and values["global"]["imageRegistry"] == "iml4e.local":
@@ -29,7 +23,7 @@ def test_page_of_part_opens(gateway: Gateway, values: dict[str, Any], part: Part
     assert answer.url.startswith(gateway.url)
 
 
-@pytest.mark.parametrize("path", ["/nowhere", "/models/", "/models/iml4e/no-such-model/v2/health/live"])
+@pytest.mark.parametrize("path", ["/nowhere", "/models/iml4e", "/models/iml4e/no-such-model/v2/health/live"])
 def test_unknown_path_is_not_found(gateway: Gateway, path: str) -> None:
     assert gateway.get(path).status_code == 404
 

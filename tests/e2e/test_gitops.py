@@ -30,6 +30,7 @@ VALUES: dict[str, Any] = {
     "minio": {**SMALL, "setup": SMALL},
     "mariadb": SMALL,
     "mlflow": SMALL,
+    "home": SMALL,
 }
 # lists whose elements are compared one by one, by their names
 MERGED = (".containers", ".initContainers", ".volumes", ".spec.ports", ".webhooks", ".listeners")

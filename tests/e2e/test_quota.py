@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.disruptive, pytest.mark.timeout(300)]
 
 NAME = "quota"
 #: What docs/install.md says that a laptop's platform without Kubeflow Pipelines needs, with one model and one pipeline.
-HARD = {"requests.cpu": "1", "requests.memory": "3Gi", "limits.cpu": "14", "limits.memory": "14Gi", "pods": "15"}
+HARD = {"requests.cpu": "1", "requests.memory": "4Gi", "limits.cpu": "22", "limits.memory": "18Gi", "pods": "26"}
 LIMITS = [
     {
         "type": "Container",

@@ -9,7 +9,7 @@ import pytest
 from support import helm
 from support.k8s import Cluster
 
-PARTS = ("mariadb", "minio", "prometheus")
+PARTS = ("mariadb", "minio", "prometheus", "prometheus.alertmanager")
 
 
 @pytest.fixture(autouse=True)
@@ -37,11 +37,12 @@ def claim(cluster: Cluster, part: str) -> dict[str, Any]:
 
 
 def test_larger_volumes_are_told_all_at_once_with_the_commands(cluster: Cluster, values: dict[str, Any]) -> None:
-    parts = [part for part in PARTS if values[part]["enabled"]]
+    parts = [part for part in PARTS if values[part.partition(".")[0]]["enabled"]]
     with pytest.raises(helm.HelmError) as refused:
         upgrade(**{f"{part}.persistence.size": "7Ti" for part in parts})
     for part in parts:
-        patch = f"""kubectl -n {helm.NAMESPACE} patch pvc data-{helm.RELEASE}-{part}-0 -p '{{"spec":"""
+        name = part.removeprefix("prometheus.")
+        patch = f"""kubectl -n {helm.NAMESPACE} patch pvc data-{helm.RELEASE}-{name}-0 -p '{{"spec":"""
         assert patch in str(refused.value)
     assert "Nothing was changed" in str(refused.value)
 

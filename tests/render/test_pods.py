@@ -44,6 +44,7 @@ WRITABLE_ROOT: dict[str, str] = {}
 # Kind/name, of a Job the component: why its pods talk to the API server
 USES_THE_API = {
     "Deployment/iml4e-gateway": "reads Gateways and HTTPRoutes",
+    "Deployment/iml4e-home": "shows the state of parts and models",
     "Deployment/iml4e-kserve": "is a controller",
     "StatefulSet/iml4e-prometheus": "discovers what to scrape",
     "Deployment/iml4e-pipelines": "makes Workflows",
@@ -183,7 +184,7 @@ def test_part_is_what_the_table_says(part: Part) -> None:
         assert set(ports) <= {port["port"] for port in service["spec"]["ports"]}
     rules = [rule for route in of_kind(render("laptop"), "HTTPRoute") for rule in route["spec"]["rules"]]
     paths = {match["path"]["value"] for rule in rules for match in rule["matches"]}
-    assert not part.ui or part.ui.rstrip("/") in paths
+    assert not part.ui or (part.ui.rstrip("/") or "/") in paths
 
 
 def test_storage_class_reaches_every_volume() -> None:

@@ -23,8 +23,21 @@ TLS = {"enabled": True, "secretName": "gateway"}
 HTTPS = {"publicUrl": "https://localhost:30443"}
 #: A Gateway of another controller.
 SHARED = {"name": "shared", "namespace": "infra", "url": "http://shared.infra.svc"}
+
+
+def alerts(config: Any = None, **more: Any) -> dict[str, Any]:
+    """Values of Alertmanager."""
+    return {"prometheus": {"alertmanager": {"config": config or {}, **more}}}
+
+
+#: The operator's Prometheus.
+OPERATOR = {"monitoring": {"mode": "operator", "url": "http://prometheus-operated.monitoring.svc:9090"}}
 # what is wrong: (values, the sentence)
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "an objective over a time without samples": (
+        {"prometheus": {"objectives": {"window": "30d"}, "retention": {"time": "2w"}}},
+        "prometheus.objectives.window is 30d, but Prometheus keeps samples for 2w: set it to at most prometheus.retention.time",
+    ),
     "no store": (
         {"minio": {"enabled": False}},
         "minio is off, but global.s3.endpoint still points to it: set global.s3.endpoint to your own store",
@@ -87,6 +100,63 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "dashboards of a Prometheus that an operator runs": (
         {"global": {"monitoring": {"mode": "operator"}}},
         "global.monitoring.mode is operator, but global.monitoring.url still points to the Prometheus of this release: set",
+    ),
+    "a route to nobody known": (
+        alerts({"route": {"routes": [{"routes": [{"receiver": "tem"}]}]}, "receivers": [{"name": "team"}]}),
+        "prometheus.alertmanager.config.route sends to receiver tem, which prometheus.alertmanager.config.receivers lacks: "
+        "add it, or name one of",
+    ),
+    "a receiver twice": (
+        alerts({"receivers": [{"name": "team"}, {"name": "team"}]}),
+        "prometheus.alertmanager.config.receivers names team twice: give one entry all of its integrations.",
+    ),
+    "nights that nobody defined": (
+        alerts({"route": {"routes": [{"mute_time_intervals": ["nights"]}]}}),
+        "prometheus.alertmanager.config.route names the time interval nights, which prometheus.alertmanager.config.time_intervals",
+    ),
+    "a first route that takes not every alert": (
+        alerts({"route": {"matchers": ['severity="critical"']}}),
+        "prometheus.alertmanager.config.route has matchers, but the first route takes every alert: move them into",
+    ),
+    "a password in the values": (
+        alerts({"receivers": [{"name": "pager", "pagerduty_configs": [{"routing_key": "abc"}]}]}),
+        "prometheus.alertmanager.config.receivers[pager] has routing_key in the values, where everybody who reads them finds it: "
+        "put it into a Secret, name that in prometheus.alertmanager.secrets, and set routing_key_file to",
+    ),
+    "a password deeper in the values": (
+        alerts(
+            {"receivers": [{"name": "t", "webhook_configs": [{"http_config": {"basic_auth": {"password": "abc"}}}]}]}
+        ),
+        "prometheus.alertmanager.config.receivers[t] has password in the values, where everybody",
+    ),
+    "a password of all receivers in the values": (
+        alerts({"global": {"smtp_auth_password": "abc"}}),
+        "prometheus.alertmanager.config.global has smtp_auth_password in the values, where everybody who reads them",
+    ),
+    "Slack's address in the values": (
+        alerts(
+            {"receivers": [{"name": "t", "slack_configs": [{"api_url": "https://hooks.slack.com/services/A/B/C"}]}]}
+        ),
+        "prometheus.alertmanager.config.receivers has api_url of Slack in the values, and whoever knows that address",
+    ),
+    "a file of a Secret that is not mounted": (
+        alerts(
+            {"receivers": [{"name": "t", "slack_configs": [{"api_url_file": "/etc/alertmanager/secrets/slack/url"}]}]}
+        ),
+        "prometheus.alertmanager.config.receivers[t] reads /etc/alertmanager/secrets/slack/url, but "
+        "prometheus.alertmanager.secrets does not name Secret slack: add it there.",
+    ),
+    "receivers beside an operator": (
+        {**alerts({"receivers": [{"name": "team"}]}), "global": OPERATOR},
+        "prometheus.alertmanager.config.receivers has no effect, because global.monitoring.mode is operator: give",
+    ),
+    "receivers without an Alertmanager": (
+        alerts({"receivers": [{"name": "team"}]}, enabled=False),
+        "prometheus.alertmanager.config.receivers has no effect, because prometheus.alertmanager.enabled is false: give",
+    ),
+    "two Alertmanagers": (
+        alerts(url="http://alertmanager.example.com"),
+        "prometheus.alertmanager.url does not lead to the Alertmanager of this release, which would get no alerts: set",
     ),
     "retention of nothing": (
         {"pipelines": {"retention": {"enabled": True, "olderThan": "", "archivedOlderThan": ""}}},
@@ -222,6 +292,7 @@ def test_every_sentence_is_tried() -> None:
     # what only a cluster can tell is tried there: tests/e2e/test_volumes.py, test_owners.py. Names: test_release_names.py
     elsewhere = ("_cluster.tpl", "_volumes.tpl")
     files = [CHART / "templates" / "validate", *CHART.glob("charts/*/templates/validate.yaml")]
+    files += CHART.glob("charts/*/templates/*/_findings.tpl")
     texts = [file for path in files for file in ([path] if path.is_file() else path.glob("_*.tpl"))]
     sentences = {
         line

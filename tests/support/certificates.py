@@ -14,8 +14,15 @@ from cryptography.x509.oid import NameOID
 Signed = tuple[x509.Certificate, Any]
 
 
-def signed(*names: str, by: Signed | None = None) -> Signed:
-    """A certificate for host names and addresses, and its key: an authority's own, or a server's that `by` signed."""
+def signed(*names: str, by: Signed | None = None, days: float = 1, since: float = 1) -> Signed:
+    """A certificate for host names and addresses, and its key: an authority's own, or a server's that `by` signed.
+
+    Args:
+        names: the first is the subject's.
+        by: authority that signs it; None: itself.
+        days: from now to its end.
+        since: hours that it is valid already.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
     now = datetime.datetime.now(datetime.UTC)
@@ -25,8 +32,8 @@ def signed(*names: str, by: Signed | None = None) -> Signed:
         .issuer_name(by[0].subject if by else subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
+        .not_valid_before(now - datetime.timedelta(hours=since))
+        .not_valid_after(now + datetime.timedelta(days=days))
         .add_extension(x509.BasicConstraints(ca=by is None, path_length=None), critical=True)
         .add_extension(x509.SubjectAlternativeName([_name(name) for name in names]), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)

@@ -53,6 +53,12 @@ PARTS = (
         metrics=(8082, "/metrics"),
     ),
     Part(
+        "home",
+        {"home": "Deployment"},
+        services={f"{RELEASE}-home": (80, 8001)},
+        ui="/",
+    ),
+    Part(
         "minio",
         {"minio": "StatefulSet"},
         services={f"{RELEASE}-minio": (9000,)},
@@ -88,8 +94,12 @@ PARTS = (
     ),
     Part(
         "prometheus",
-        {"prometheus": "StatefulSet", "prometheus-probe": "Deployment"},
-        services={f"{RELEASE}-prometheus": (9090,), f"{RELEASE}-prometheus-probe": (9115,)},
+        {"prometheus": "StatefulSet", "alertmanager": "StatefulSet", "prometheus-probe": "Deployment"},
+        services={
+            f"{RELEASE}-prometheus": (9090,),
+            f"{RELEASE}-alertmanager": (9093,),
+            f"{RELEASE}-prometheus-probe": (9115,),
+        },
         ui="/prometheus/",
         storage=True,
         metrics=(9090, "/prometheus/metrics"),

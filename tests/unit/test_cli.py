@@ -16,7 +16,7 @@ def test_help_is_quick_and_lists_the_commands() -> None:
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "iml4e.cli", "--help"], capture_output=True, text=True, check=True
     )
-    for word in ("deploy", "models", "rollback", "delete", "logs", "predict", "data"):
+    for word in ("deploy", "models", "stats", "rollback", "delete", "logs", "predict", "data", "doctor"):
         assert word in done.stdout
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert not loaded & {"mlflow", "pandas", "kubernetes", "kfp", "boto3", "requests"}
@@ -95,3 +95,9 @@ def test_plug_in_has_what_mlflow_looks_for() -> None:
 def test_what_cannot_be_meant_is_refused(arguments: dict[str, Any]) -> None:
     with pytest.raises(Error, match=r"replica|batching"):
         serving.deploy("fraud", "1", **arguments)
+
+
+@pytest.mark.parametrize("text", ["fast", "250", "0ms", "11s", "250 ms", "-1s", "1m", "1.5.2s"])
+def test_a_latency_objective_that_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(Error, match=r"a latency objective is a time from 1ms to 10s, such as '250ms' or '1.5s', not"):
+        serving.deploy("fraud", "1", latency_objective=text)

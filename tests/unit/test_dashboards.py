@@ -83,6 +83,11 @@ def test_a_board_has_what_all_have(name: str) -> None:
     ]
 
 
+def test_every_board_fits_an_annotation() -> None:
+    """`kubectl apply`, and tools that call it, keep what they applied in an annotation of 256 KiB at most."""
+    assert max(path.stat().st_size for path in dashboards.FOLDER.glob("*.json")) < 200 * 1024
+
+
 @EACH_BOARD
 def test_panels_fill_the_width_and_have_numbers_of_their_own(name: str) -> None:
     everything = [inner for panel in boards()[name]["panels"] for inner in (panel, *panel.get("panels", ()))]
@@ -123,6 +128,8 @@ def test_a_panel_asks_what_can_be_answered(panel: Panel) -> None:
         assert metrics(expression) - known == set()
     for target in panel.json["targets"]:
         assert target["datasource"] == panel.json["datasource"]
+        # a 0 that comes from nowhere hides that nobody measures
+        assert "vector(0)" not in target["expr"]
         # a rate over a fixed time has no value where Prometheus scrapes less often
         assert not re.search(r"\b(i?rate|increase)\([^\[\]]*\[(?!\$__|5m|1h)", target["expr"])
 

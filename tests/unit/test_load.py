@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -22,17 +24,27 @@ WINE = "/models/iml4e/wine"
 
 def locust(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run `locust -f load/` headless for a second, with the users of the model `wine` that send one row."""
-    words = ["-f", "load/", "--headless", "--only-summary", "--users", "2", "--run-time", "1s", *arguments]
     return subprocess.run(
-        [sys.executable, "-m", "locust", *words, "TasterWithOneBottle"],
+        [*command("load/", *arguments), "TasterWithOneBottle"],
         cwd=REPO,
-        # a busy machine must not decide these tests by its latency
-        env={"PATH": os.environ["PATH"], "HOME": "/", "IML4E_LOAD_MAX_P95": "60000", **environment},
+        env=PATIENT | environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
+
+
+#: A busy machine must not decide these tests by its latency.
+PATIENT = {
+    "PATH": os.environ["PATH"], "HOME": "/", "PYTHONUNBUFFERED": "1",
+    "IML4E_LOAD_MAX_P95": "60000", "IML4E_LOAD_MAX_P99": "60000",
+}  # fmt: skip
+
+
+def command(files: str, *arguments: str) -> list[str]:
+    """Locust without its page, for a second with two users unless the arguments say otherwise."""
+    return [sys.executable, "-m", "locust", "-f", files, "--headless", "--users", "2", "--run-time", "1s", *arguments]
 
 
 class Gateway(ThreadingHTTPServer):
@@ -57,12 +69,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Ready, or moved."""
-        self.respond(301 if self.server.location else 200 if self.path.startswith(f"{WINE}/v2/") else 404, {})
+        found = self.path.startswith(f"{WINE}/v2/") or self.path == "/mlflow/health"
+        self.respond(301 if self.server.location else 200 if found else 404, {})
 
     def do_POST(self) -> None:
-        """A prediction for each instance."""
+        """A prediction for each instance; an MLflow with one experiment."""
         self.rfile.read(int(self.headers["content-length"]))
-        self.respond(200, {"predictions": [0] * self.server.results})
+        self.respond(200, {"predictions": [0] * self.server.results, "experiment_id": "7", "experiments": []})
 
     def respond(self, status: int, body: object) -> None:
         """Send an answer and keep the path."""
@@ -93,13 +106,13 @@ def gateway() -> Iterator[Gateway]:
 
 
 def target(host: str | None, url: str | None) -> tuple[str, str]:
-    """A call of `common.target` with --host and IML4E_URL, as Python."""
-    return f"common.URL = {url!r} or common.URL", f"common.target({host!r})"
+    """A call of `_users.target` with --host and IML4E_URL, as Python."""
+    return f"_users.URL = {url!r} or _users.URL", f"_users.target({host!r})"
 
 
 def evaluate(*calls: tuple[str, str]) -> list[str]:
-    """What `common.target` returns, or exits with, one after the other in one process."""
-    code = "import common\n" + "".join(
+    """What `_users.target` returns, or exits with, one after the other in one process."""
+    code = "import _users\n" + "".join(
         f"{setting}\ntry: print({call})\nexcept SystemExit as error: print(error)\n" for setting, call in calls
     )
     env = {"PYTHONPATH": f"{REPO / 'load'}:{REPO / 'src'}", "PATH": os.environ["PATH"]}
@@ -140,7 +153,11 @@ def test_another_machine_is_accepted_when_it_is_named() -> None:
     """The name exists nowhere, so that no load leaves this machine."""
     done = locust("--host", "http://iml4e.invalid")
     assert done.returncode == 1
-    assert "http://iml4e.invalid/models/iml4e/wine does not answer" in done.stderr
+    assert (
+        "http://iml4e.invalid/models/iml4e/wine/v2/models/wine/ready does not answer (ConnectionError)" in done.stderr
+    )
+    assert "is the port right (IML4E_URL, --host)" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_another_machine_is_refused_when_only_the_environment_names_it() -> None:
@@ -161,12 +178,75 @@ def test_no_model_is_told(gateway: Gateway) -> None:
     done = locust(IML4E_URL=gateway.url, IML4E_MODEL_NAMESPACE="empty")
     assert done.returncode == 1
     assert "No TasterWithOneBottle: model wine is not deployed (404" in done.stdout
-    assert "No model is deployed" in done.stderr
+    assert "Nobody has anything to ask at" in done.stderr
+    assert "`make demo` deploys a model" in done.stderr
 
 
 def test_a_missing_result_is_a_failure(gateway: Gateway) -> None:
     gateway.results = 0
     done = locust(IML4E_URL=gateway.url)
     assert done.returncode == 1
-    assert "100.00% of the requests failed; the limit is 1.00%." in done.stderr
-    assert "1 instances, 0 results" in done.stdout + done.stderr
+    assert "models: 100.00% of the requests failed; the limit is 1.00%." in done.stderr
+    assert "1 instances, 0 results" in done.stdout
+    done = locust(IML4E_URL=gateway.url, IML4E_LOAD_MAX_FAILURES="1")
+    assert done.returncode == 0, "failures within the limit"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "sentence"),
+    [
+        (["--shape", "square"], {}, "argument --shape: invalid choice: 'square' (choose from 'steady', 'ramp'"),
+        ([], {"IML4E_LOAD_SHAPE": "square"}, "invalid choice: 'square'"),
+        (["--thresholds", "none.toml"], {}, "The thresholds none.toml cannot be read: No such file or directory."),
+        ([], {"IML4E_LOAD_MAX_P95": "1s"}, "IML4E_LOAD_MAX_P95 is '1s': write a number that is not below 0."),
+        (["--users", "501"], {}, "A load test has at most 500 users and 4 hours."),
+        (["--run-time", "5h"], {}, "A load test has at most 500 users and 4 hours."),
+        (["--master"], {}, "A load test runs in one process: leave out --master"),
+    ],
+)
+def test_what_cannot_be_is_told(arguments: list[str], environment: dict[str, str], sentence: str) -> None:
+    """Nothing is asked: no gateway is there."""
+    done = subprocess.run(
+        command("load/tracking.py", *arguments), cwd=REPO, env=PATIENT | environment,
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_missed_threshold_fails_and_the_report_says_so(gateway: Gateway, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text("[models]\np95 = 0.001\n")
+    words = ["--thresholds", str(tmp_path / "mine.toml"), "--report", str(tmp_path / "reports"), "--shape", "spike"]
+    done = subprocess.run(
+        [*command("load/models.py", *words), "TasterWithOneBottle"], cwd=REPO,
+        env={key: value for key, value in PATIENT.items() if key != "IML4E_LOAD_MAX_P95"} | {"IML4E_URL": gateway.url},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "models: the 95th percentile is " in done.stderr
+    (folder,) = (tmp_path / "reports").iterdir()
+    text = (folder / "report.md").read_text()
+    assert "**Missed: models: the 95th percentile is " in text
+    assert f"Prometheus does not answer at {gateway.url}/prometheus (" in text
+    assert "shape spike, up to 2 users" in text
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_a_run_created_is_removed_when_it_is_interrupted(gateway: Gateway, number: int) -> None:
+    """Without a stack trace, and with the figures until then."""
+    words = command("load/tracking.py", "--run-time", "60s", "DashboardReader")
+    with subprocess.Popen(
+        words, cwd=REPO, env=PATIENT | {"IML4E_URL": gateway.url}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    ) as process:  # fmt: skip
+        assert process.stdout
+        for line in process.stdout:
+            if line.startswith("Prepared MLflow"):
+                process.send_signal(number)
+                break
+        rest = process.stdout.read()
+    assert "/mlflow/api/2.0/mlflow/experiments/create" in gateway.paths
+    assert "/mlflow/api/2.0/mlflow/experiments/delete" in gateway.paths
+    assert "The run was interrupted after " in rest
+    assert "Traceback" not in rest

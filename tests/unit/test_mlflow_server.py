@@ -290,21 +290,21 @@ def refused(status: int, code: str, message: str = "") -> ClientError:
             507,
             "full",
         ),
-        (refused(500, "InternalError", MINIO), 503, "failed"),
-        (refused(503, "SlowDown", "Please reduce your request rate."), 503, "failed"),
+        (refused(500, "InternalError", MINIO), 500, "failed"),
+        (refused(503, "SlowDown", "Please reduce your request rate."), 500, "failed"),
         (refused(403, "AccessDenied", "Access Denied."), 501, "Access Denied"),
         (refused(404, "NoSuchBucket", "The specified bucket does not exist"), 501, "bucket does not exist"),
         (refused(404, "NoSuchKey", "The specified key does not exist."), 404, "no artifact"),
         (refused(404, "404", "Not Found"), 404, "no artifact"),
         (refused(416, "InvalidRange", "The requested range is not satisfiable"), 416, "shorter"),
-        (EndpointConnectionError(endpoint_url="http://minio:9000/"), 503, "does not answer"),
+        (EndpointConnectionError(endpoint_url="http://minio:9000/"), 500, "does not answer"),
     ],
     ids=lambda value: (
         getattr(value, "response", {}).get("Error", {}).get("Code") if isinstance(value, Exception) else ""
     ),
 )
 def test_refusal_of_the_store_is_a_sentence(failure: ClientError | BotoCoreError, status: int, sentence: str) -> None:
-    """Clients try 503 again, and none of the others."""
+    """Clients try 500 again, and none of the others; the gateway leaves its text."""
     answer = artifacts.store_error(failure, "/mlflow/x/model.bin")
     said = json.loads(answer.body)
     assert (answer.status_code, bool(said["error_code"])) == (status, True)

@@ -833,5 +833,5 @@ def test_pages_of_allowed_origins_may_ask(save: Any) -> None:
 def test_every_series_is_there_before_the_first_request(save: Any) -> None:
     text = Served(save(ModelSignature(Schema([ColSpec("double", "x")])))).metrics.text()
     for protocol in ("v1", "v2"):
-        for code in (200, 400, 500, 503):
+        for code in (200, 400, 429, 500, 503):
             assert f'model_server_requests_total{{model="m",version="3",protocol="{protocol}",code="{code}"}} 0' in text

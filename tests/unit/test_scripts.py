@@ -71,6 +71,7 @@ def test_a_module_needs_the_standard_library_only(module: str) -> None:
 
 #: For each launcher: arguments with which it changes nothing, and what it says then.
 HARMLESS = {
+    "availability": (["--help"], "usage: scripts/availability"),
     "bench": (["--help"], "usage: scripts/bench"),
     "chart": (["--help"], "usage: scripts/chart"),
     "crds": (["--help"], "usage: scripts/crds"),

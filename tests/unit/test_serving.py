@@ -209,6 +209,7 @@ def test_what_is_asked_for_is_in_the_object() -> None:
         tolerations=[manifests.toleration("gpu=yes:NoSchedule"), manifests.toleration("spot")],
         packages=["xgboost==3.0", "lightgbm"],
         batching="off",
+        latency_objective="250ms",
     )
     predictor = made["spec"]["predictor"]
     assert predictor["model"]["resources"] == {
@@ -222,6 +223,7 @@ def test_what_is_asked_for_is_in_the_object() -> None:
     assert predictor["model"]["env"] == [{"name": "MODEL_SERVER_PACKAGES", "value": "xgboost==3.0 lightgbm"}]
     assert (predictor["minReplicas"], predictor["maxReplicas"]) == (2, 4)
     assert made["metadata"]["annotations"]["iml4e.org/batching"] == "off"
+    assert made["metadata"]["annotations"]["iml4e.org/latency-objective"] == "250ms"
 
 
 def test_gpus_of_another_kind() -> None:

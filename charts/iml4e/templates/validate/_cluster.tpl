@@ -41,7 +41,7 @@ A KServe that is not of this chart runs in the cluster (ValidatingWebhookConfigu
 {{- if not ($.Capabilities.APIVersions.Has (printf "monitoring.coreos.com/%s/%s" $version $kind)) }}{{ $missing = append $missing $kind }}{{ end }}
 {{- end }}
 {{- with $missing }}
-global.monitoring.mode is operator, but the cluster does not know {{ join ", " . }}: install the Prometheus Operator, 0.65 or newer, with its CRDs first, or set global.monitoring.mode=bundled.
+global.monitoring.mode is operator, but the cluster does not know {{ join ", " . }}: install the Prometheus Operator, 0.75 or newer, with its CRDs first, or set global.monitoring.mode=bundled.
 {{- end }}
 {{- end }}
 {{- /* only at the installation: an upgrade may run without the right to list Services of other namespaces */}}

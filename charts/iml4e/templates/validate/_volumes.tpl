@@ -5,11 +5,14 @@
 {{- end }}
 
 {{- define "iml4e.findings.volumes" }}
+{{- $volumes := dict }}
 {{- range .Chart.Dependencies }}
 {{- $part := .Name }}
-{{- with (index $.Values $part).persistence }}
-{{- $name := printf "data-%s-%s-0" $.Release.Name $part }}
-{{- $wanted := . }}
+{{- with (index $.Values $part).persistence }}{{ $_ := set $volumes $part . }}{{ end }}
+{{- if eq $part "prometheus" }}{{ $_ := set $volumes "prometheus.alertmanager" $.Values.prometheus.alertmanager.persistence }}{{ end }}
+{{- end }}
+{{- range $part, $wanted := $volumes }}
+{{- $name := printf "data-%s-%s-0" $.Release.Name (trimPrefix "prometheus." $part) }}
 {{- with lookup "v1" "PersistentVolumeClaim" $.Release.Namespace $name }}
 {{- /* a number without a unit is a float to Helm */}}
 {{- $size := kindIs "float64" $wanted.size | ternary ($wanted.size | toJson) (toString $wanted.size) }}
@@ -24,7 +27,6 @@ Volume {{ $name }} has {{ $there }} and cannot shrink to {{ $size }}: set {{ $pa
 {{- end }}
 {{- if gt (include "iml4e.bytes" $size | float64) (include "iml4e.bytes" $there | float64) }}
 Volume {{ $name }} has {{ $there }}, and {{ $part }}.persistence.size asks for {{ $size }}. Nothing was changed. Grow the volume, then repeat this command (a storage class without allowVolumeExpansion refuses that: docs/install.md, Volumes, has another way): kubectl -n {{ $.Release.Namespace }} patch pvc {{ $name }} -p '{"spec":{"resources":{"requests":{"storage":"{{ $size }}"}}}}'
-{{- end }}
 {{- end }}
 {{- end }}
 {{- end }}

@@ -22,7 +22,7 @@ def listed(names: list[str], most: int = 10) -> str:
 
 def not_found(path: str, state: State) -> str:
     """Why there is nothing at a path, and what is near."""
-    parts = words(path)
+    parts = words(path) or [""]
     if parts[0] == "models":
         return _no_model(parts, state)
     if known := next((each for each in KNOWN.values() if each.path and each.path.strip("/") == parts[0]), None):

@@ -117,7 +117,8 @@ class Home:
             await respond(send, 200, "text/plain", "ok\n")
             return
         status = int(status) if (status := query.get("status", [""])[-1]) in ("502", "503", "504") else 503
-        path = urlsplit(query.get("url", ["/"])[-1]).path or "/"
+        # a model's route takes the model's path off, and the gateway keeps it here
+        path = headers.get("x-replaced-path") or urlsplit(query.get("url", ["/"])[-1]).path or "/"
         state = await self.platform.state(WAIT_ERROR)
         said = answers.unavailable(path, status, state)
         await self._error(status, said, path, headers, state, send)
@@ -129,7 +130,7 @@ class Home:
         more = [(b"vary", b"accept")] + ([(b"retry-after", b"5")] if status >= 500 else [])
         if "text/html" in headers.get("accept", ""):
             base = base_url(headers, self.public_url)
-            await respond(send, status, "text/html", page.error(status, said, state.pages(), base), *more)
+            await respond(send, status, "text/html", page.error(status, said, state.pages(), base, path), *more)
         else:
             await respond_json(send, status, answers.body(status, said, path), *more)
 

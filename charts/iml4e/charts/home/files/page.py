@@ -191,17 +191,18 @@ def seconds(value: float | None) -> str:
     return f"{value * 1000:.1f} ms" if value < 1 else f"{value:.2f} s"
 
 
-def error(status: int, said: str, pages: list[Part], base: str) -> str:
+def error(status: int, said: str, pages: list[Part], base: str, path: str = "") -> str:
     """The page of an error."""
     titles = {400: "This request cannot be understood", 404: "Nothing is here", 502: "No answer", 503: "Not ready",
               504: "No answer in time"}  # fmt: skip
     links = [("Landing page", f"{base}/"), *((each.title, base + each.path) for each in pages)]
     items = "".join(f'<li><a href="{escape(href)}">{escape(title)}</a></li>' for title, href in links)
     title = titles.get(status, "Error")
+    again = f'<p><a href="{escape(base + path)}">Try again</a></p>' if status >= 500 and path.startswith("/") else ""
     return _document(
         f"{status} {title}",
         f"""<header><h1>{title}</h1><p class="soft">Status {status}</p></header>
-<main><div class="note"><p>{escape(said)}</p></div>
+<main><div class="note"><p>{escape(said)}</p></div>{again}
 <nav aria-labelledby="pages"><h2 id="pages">Pages of this platform</h2><ul>{items}</ul></nav></main>""",
     )
 

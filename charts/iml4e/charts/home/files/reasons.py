@@ -62,6 +62,8 @@ def model(service: Object, pods: list[Object] | None) -> str:
     own = alive(pods or [])
     if not own and is_true(service, "Stopped"):
         return "it is stopped"
+    if any(is_true(pod, "Ready") for pod in own) and (reason := of_pods(own)):
+        return f"{sum(is_true(pod, 'Ready') for pod in own)} of {len(own)} pods are ready: {reason}"
     return of_pods(own) or told or ("its pod is not made yet" if pods == [] else "it is starting")
 
 

@@ -439,17 +439,20 @@ def parts_of(loads: list[Object], pods: list[Object], routes: list[Object]) -> l
         # the page is below the shortest of its prefixes
         if found and (best := min(found, key=len)) != "/":
             paths[component] = f"{best.rstrip('/')}/"
-    why: dict[str, list[str]] = {}
+    found_why: dict[str, list[tuple[str, str]]] = {}
     for load in loads:
         component = load["metadata"].get("labels", {}).get("app.kubernetes.io/component", "")
-        reason = reasons.workload(load, pods)
-        name = load["metadata"]["name"]
-        why.setdefault(component, []).extend([f"{name}: {reason}"] if reason else [])
+        found_why.setdefault(component, []).append((load["metadata"]["name"], reasons.workload(load, pods)))
+    # the only workload of a part needs no name
+    why_not = {
+        name: "; ".join(f"{load}: {reason}" if len(each) > 1 else reason for load, reason in each if reason)
+        for name, each in found_why.items()
+    }
     order = list(KNOWN)
-    names = sorted(why, key=lambda name: (order.index(name) if name in order else len(order), name))
+    names = sorted(why_not, key=lambda name: (order.index(name) if name in order else len(order), name))
     unknown = {name: Known(name, name.capitalize(), "") for name in names if name not in KNOWN}
     return [
-        Part(name, known.title, known.what, paths.get(name, ""), "; ".join(why[name]))
+        Part(name, known.title, known.what, paths.get(name, ""), why_not[name])
         for name in names
         for known in (KNOWN.get(name) or unknown[name],)
     ]

@@ -21,7 +21,6 @@ from anyio import CancelScope, CapacityLimiter, fail_after, move_on_after, sleep
 from botocore.client import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from mlflow.exceptions import MlflowException, _UnsupportedMultipartUploadException
-from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 from mlflow.utils.mime_type_utils import _guess_mime_type
 from mlflow.utils.uri import validate_path_is_safe
 from starlette.requests import ClientDisconnect, Request
@@ -56,7 +55,10 @@ def error(status: int, code: str, message: str) -> JSONResponse:
 
 
 def store_error(failure: ClientError | BotoCoreError, path: str) -> Response:
-    """What the S3 store refused, as an answer: only what may pass by itself has a status that clients try again."""
+    """What the S3 store refused, as an answer: only what may pass by itself has a status that clients try again.
+
+    That is 500 and not 503, whose text the gateway replaces by its own.
+    """
     if found := UNTRUSTED.search(str(failure)):
         message = (
             f"The certificate of the artifact store is not trusted: {found[1] or found[0]}. Ask the administrator to renew it, or to name "
@@ -66,7 +68,7 @@ def store_error(failure: ClientError | BotoCoreError, path: str) -> Response:
         return error(501, "INTERNAL_ERROR", message)
     if not isinstance(failure, ClientError):
         log.error("the S3 store does not answer: %s", failure)
-        return error(503, "TEMPORARILY_UNAVAILABLE", f"The artifact store does not answer: {failure}")
+        return error(500, "TEMPORARILY_UNAVAILABLE", f"The artifact store does not answer: {failure}")
     code = failure.response["Error"].get("Code", "")
     said = failure.response["Error"].get("Message", "")
     status = failure.response["ResponseMetadata"].get("HTTPStatusCode", 500)
@@ -80,7 +82,7 @@ def store_error(failure: ClientError | BotoCoreError, path: str) -> Response:
         message = f"The artifact store is full and kept nothing of {path}. Ask the administrator for space: {said}"
         return error(507, "RESOURCE_EXHAUSTED", message)
     if status >= 500 or code in ("SlowDown", "RequestTimeout"):
-        return error(503, "TEMPORARILY_UNAVAILABLE", f"The artifact store failed at {path}: {said}")
+        return error(500, "TEMPORARILY_UNAVAILABLE", f"The artifact store failed at {path}: {said}")
     return error(501, "INTERNAL_ERROR", f"The artifact store refuses {path}: {said} ({code})")
 
 
@@ -269,7 +271,7 @@ class Artifacts:
             raise MlflowException.invalid_parameter_value("The path of an artifact ends with the name of a file.")
         if self.uploads >= UPLOADS:
             message = f"{UPLOADS} artifacts are being sent at the moment (mlflow.maxUploads). Try again."
-            raise MlflowException(message, TEMPORARILY_UNAVAILABLE)
+            return error(429, "RESOURCE_EXHAUSTED", message)
         self.uploads += 1
         try:
             await self.store(request.state.body, join(self.root, path))
@@ -277,7 +279,7 @@ class Artifacts:
             log.warning("the client went away while it sent %s: nothing was stored", path)
         except TimeoutError:
             message = f"Nothing of {path} arrived for {STALL} s, and nothing was stored. Try again."
-            raise MlflowException(message, TEMPORARILY_UNAVAILABLE) from None
+            return error(408, "INVALID_PARAMETER_VALUE", message)
         finally:
             self.uploads -= 1
         return JSONResponse({})

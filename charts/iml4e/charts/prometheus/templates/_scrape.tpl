@@ -173,13 +173,21 @@
     - source_labels: [__meta_kubernetes_pod_label_iml4e_org_run]
       regex: (.+)
       target_label: run
+    # WORKFLOW-12345.root.STEP.executor, its driver WORKFLOW-12345.root.STEP-driver, and the run's WORKFLOW-12345.root-driver
     - source_labels: [__meta_kubernetes_pod_annotation_workflows_argoproj_io_node_name]
-      regex: ([^.]+)-[a-z0-9]{5}[.](.+)
+      regex: ([^.]+)-[a-z0-9]{5}[.]root.*
       target_label: pipeline
     - source_labels: [__meta_kubernetes_pod_annotation_workflows_argoproj_io_node_name]
-      regex: ([^.]+)-[a-z0-9]{5}[.](.+)
-      replacement: $2
+      regex: .+[.]root[.](.+)[.]executor
       target_label: step
+    - source_labels: [__meta_kubernetes_pod_annotation_workflows_argoproj_io_node_name]
+      regex: .+[.]root[.](.+)-driver
+      target_label: step
+      replacement: $1 (driver)
+    - source_labels: [__meta_kubernetes_pod_annotation_workflows_argoproj_io_node_name]
+      regex: .+[.]root-driver
+      target_label: step
+      replacement: (driver)
     - source_labels: [__meta_kubernetes_pod_label_iml4e_org_pipeline]
       regex: (.+)
       target_label: pipeline

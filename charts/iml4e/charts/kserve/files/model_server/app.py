@@ -26,7 +26,7 @@ log = logging.getLogger("model_server")
 #: How many times the largest request is read before the connection is cut: a proxy in between passes an answer on only
 #: when it could send its whole request.
 DROPPED = 16
-#: Largest requests that may be in memory at once; more get 503.
+#: Largest requests that may be in memory at once; more get 429: a gateway replaces the text of a 503 by its own.
 IN_MEMORY = 32
 STOP = (signal.SIGTERM, signal.SIGINT)
 JSON = (b"content-type", b"application/json")
@@ -227,7 +227,7 @@ class App:
             sentence = f"the request is larger than {self.limit} bytes: send fewer rows at a time"
             raise Refused(413, sentence, (b"connection", b"close"))
         if len(body) < size:
-            raise Refused(503, "too many large requests at once: try again", (b"retry-after", b"1"))
+            raise Refused(429, "too many large requests at once: try again", (b"retry-after", b"1"))
         return bytes(body)
 
     def _unpacked(self, body: bytes, encoding: bytes) -> bytes:

@@ -7,7 +7,7 @@ library is not used because an image with nothing but MLflow has none.
 import mmap
 
 PROTOCOLS = ("v1", "v2")
-CODES = (200, 400, 404, 405, 413, 415, 500, 503)
+CODES = (200, 400, 404, 405, 413, 415, 429, 500, 503)
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)  # seconds
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

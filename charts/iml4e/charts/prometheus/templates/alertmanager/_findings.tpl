@@ -21,14 +21,14 @@ prometheus.alertmanager.config.route has matchers, but the first route takes eve
 prometheus.alertmanager.config.receivers has api_url of Slack in the values, and whoever knows that address can write: put it into a Secret, name that in prometheus.alertmanager.secrets, and set api_url_file to /etc/alertmanager/secrets/<Secret>/<key>.
 {{- end }}
 {{- end }}
-{{- include "prometheus.alertmanager.secrets" (dict "node" . "path" (printf "prometheus.alertmanager.config.receivers (%s)" .name) "secrets" $.Values.alertmanager.secrets) }}
+{{- include "prometheus.alertmanager.secrets" (dict "node" . "path" (printf "receivers[%s]" .name) "secrets" $.Values.alertmanager.secrets) }}
 {{- end }}
-{{- include "prometheus.alertmanager.secrets" (dict "node" ($config.global | default dict) "path" "prometheus.alertmanager.config.global" "secrets" $.Values.alertmanager.secrets) }}
+{{- include "prometheus.alertmanager.secrets" (dict "node" ($config.global | default dict) "path" "global" "secrets" $.Values.alertmanager.secrets) }}
 {{- if and (eq .Values.global.monitoring.mode "operator") $config.receivers }}
 prometheus.alertmanager.config.receivers has no effect, because global.monitoring.mode is operator: give the receivers to the operator's Alertmanager, and remove them here.
 {{- end }}
 {{- if and (include "prometheus.alertmanager.on" .) (ne (tpl .Values.alertmanager.url .) (include "prometheus.alertmanager.url" .)) }}
-prometheus.alertmanager.url names another Alertmanager, so that of this release would get no alerts: set prometheus.alertmanager.enabled=false, or leave prometheus.alertmanager.url as it is.
+prometheus.alertmanager.url does not lead to the Alertmanager of this release, which would get no alerts: set prometheus.alertmanager.enabled=false, or leave prometheus.alertmanager.url as it is.
 {{- end }}
 {{- if and (not .Values.alertmanager.enabled) $config.receivers }}
 prometheus.alertmanager.config.receivers has no effect, because prometheus.alertmanager.enabled is false: give the receivers to your own Alertmanager, and remove them here.
@@ -70,11 +70,11 @@ prometheus.alertmanager.config.route names the time interval {{ . }}, which prom
 {{- if not (kindIs "string" $value) }}
 {{- include "prometheus.alertmanager.secrets" (dict "node" $value "path" $.path "secrets" $.secrets) }}
 {{- else if regexMatch "^(.*_)?(password|token|api_key|api_secret|auth_secret|client_secret|credentials|routing_key|service_key|user_key|webhook_url)$|^slack_api_url$" $key }}
-{{ $.path }} has {{ $key }} in the values, where everybody who reads them finds it: put it into a Secret, name that in prometheus.alertmanager.secrets, and set {{ $key }}_file to /etc/alertmanager/secrets/<Secret>/<key>.
+prometheus.alertmanager.config.{{ $.path }} has {{ $key }} in the values, where everybody who reads them finds it: put it into a Secret, name that in prometheus.alertmanager.secrets, and set {{ $key }}_file to /etc/alertmanager/secrets/<Secret>/<key>.
 {{- else if and (hasSuffix "_file" $key) (hasPrefix "/etc/alertmanager/secrets/" $value) }}
 {{- $secret := index (splitList "/" $value) 4 }}
 {{- if not (has $secret $.secrets) }}
-{{ $.path }} reads {{ $value }}, but prometheus.alertmanager.secrets does not name Secret {{ $secret }}: add it there.
+prometheus.alertmanager.config.{{ $.path }} reads {{ $value }}, but prometheus.alertmanager.secrets does not name Secret {{ $secret }}: add it there.
 {{- end }}
 {{- end }}
 {{- end }}

@@ -1,7 +1,7 @@
-{{- /* Rules of relabelling as the operator's objects spell them. */}}
+{{- /* Rules of relabelling as the operator's objects spell them, with the default that the API server would add: GitOps tools compare. */}}
 {{- define "prometheus.operator.relabelings" -}}
 {{- range $rule := . }}
-{{- $spelled := dict }}
+{{- $spelled := dict "action" "replace" }}
 {{- range $key, $value := $rule }}
 {{- $_ := set $spelled (camelcase $key | untitle) $value }}
 {{- end }}
