@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -76,9 +79,28 @@ def test_a_long_outage_holds_up_no_thread(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_the_kernel_ends_a_connection_whose_server_has_vanished() -> None:
-    import socket
-
     with socket.socket() as sock:
         database.watch(SimpleNamespace(_sock=sock))
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == database.SILENCE * 1000
     database.watch(object())  # another driver: nothing to do
+
+
+def test_engines_wait_for_the_database_once_it_is_installed() -> None:
+    """In a process of its own, as it changes every engine; the port has no server until the first attempt has failed."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    program = (
+        "import sqlalchemy, database, time; database.PATIENCE = 1.5; database.install(); begun = time.monotonic()\n"
+        f"engine = sqlalchemy.create_engine('mysql+pymysql://u:p@127.0.0.1:{port}/d', pool_pre_ping=True)\n"
+        "try: engine.connect()\n"
+        "except sqlalchemy.exc.OperationalError: print(time.monotonic() - begun)"
+    )
+    folder = CHART / "charts" / "mlflow" / "files"
+    done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=True)
+    assert float(done.stdout) >= 1.5
+
+
+def test_the_server_installs_it_and_answers_probes_itself() -> None:
+    text = (CHART / "charts" / "mlflow" / "files" / "server.py").read_text()
+    assert "    database.install()\n" in text
+    assert "Health):\n        app.add_middleware" in text, "the outermost: probes wait for nothing"

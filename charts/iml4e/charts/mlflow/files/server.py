@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import database
 import metrics
 from artifacts import Artifacts, store_error
 from botocore.exceptions import BotoCoreError, ClientError
@@ -21,6 +22,7 @@ def of_handlers(failure: BotoCoreError | ClientError) -> Response:
 
 def create() -> Any:
     """MLflow's application, with routes of the chart for artifacts in place of its own."""
+    database.install()
     app = fastapi_app.app
     metrics.start()
     page = fastapi_security.get_allowed_origins()[0]
