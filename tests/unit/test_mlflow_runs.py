@@ -36,7 +36,11 @@ def pipeline(*states: str) -> dict[str, Any]:
     history = [
         {"state": state, "update_time": f"2025-11-25T23:{56 - len(states) + n}:00Z"} for n, state in enumerate(states)
     ]
-    return {"state": states[-1], "state_history": [{"update_time": "2025-11-25T23:00:00Z"}, *history], "finished_at": "2025-11-25T23:55:00Z"}
+    return {
+        "state": states[-1],
+        "state_history": [{"update_time": "2025-11-25T23:00:00Z"}, *history],
+        "finished_at": "2025-11-25T23:55:00Z",
+    }
 
 
 @pytest.mark.parametrize(
