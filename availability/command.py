@@ -123,7 +123,7 @@ def measure(args: argparse.Namespace, world: World, stack: ExitStack) -> report.
     )  # fmt: skip
     run.prometheus = prometheus.compare(run)
     run.goals = judge.goals(
-        requests, found.endpoints, outcomes, run.spans(), own.model, run.prometheus.get("difference")
+        requests, found.endpoints, outcomes, run.spans(), own.model, run.prometheus.get("difference"), skipped
     )
     return run
 

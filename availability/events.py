@@ -163,7 +163,7 @@ def away(workload: Workload) -> Callable[[World, ExitStack], None]:
 
 def new_version(world: World, undo: ExitStack) -> None:
     """Serve another version of the model of two replicas."""
-    world.own.iml4e("deploy", f"{world.own.model}/2")
+    world.own.iml4e("deploy", f"{world.own.model}/2", "--replicas", "2", "--max-replicas", "2", "--cpu", "20m")
 
 
 def old_version(world: World, undo: ExitStack) -> None:

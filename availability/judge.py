@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .endpoints import Endpoint
-from .events import Outcome
+from .events import Event, Outcome
 from .measurement import Request, Span, figures, percentile
 
 OVERALL = 0.99
@@ -42,6 +42,7 @@ def goals(
     spans: Sequence[Span],
     own: str,
     difference: float | None,
+    skipped: Sequence[Event] = (),
 ) -> list[Goal]:
     """Compare a run with the goals.
 
@@ -52,6 +53,7 @@ def goals(
         spans: from each event's start to the next one's, in the same order.
         own: name of the model of two replicas; empty: there was none.
         difference: percentage points between Prometheus' availability and the clients'; None: Prometheus said nothing.
+        skipped: events that could not happen here.
     """
     whole = figures(requests, 0, 0).availability if requests else 0.0
     found = [Goal(f"Right answers in all: at least {OVERALL:.0%}", f"{whole:.3%}", whole >= OVERALL)]
@@ -70,6 +72,7 @@ def goals(
             share = failed / asked if asked else 1.0
             goal = f"{event.title}: at most {ONE_OF_TWO:.1%} of its requests lost"
             found.append(Goal(goal, f"{failed} of {asked} ({share:.2%})", share <= ONE_OF_TWO if names else None))
+    found += [Goal(event.title, f"skipped: {event.skipped}", None) for event in skipped]
     late = percentile([request.late for request in requests], 0.99)
     goal = f"The load generator kept its schedule: 99 of 100 requests at most {LATE * 1000:.0f} ms late"
     found.append(Goal(goal, f"{late * 1000:.0f} ms", late <= LATE))

@@ -6,6 +6,8 @@ from dashboards.common import Board, Column, Query, Thresholds, course, rows, st
 
 ROUTE = 'route=~"$route"'
 OBJECTIVE = "scalar(slo:objective:ratio)"
+#: Probes of routes that this gateway serves: Prometheus probes the models of all.
+PROBES = f"probe_duration_seconds{{{ROUTE}}} and on (route) route:probe_reached:bool"
 KEPT: Thresholds = ((None, "red"), (0.99, "green"))
 LEFT: Thresholds = ((None, "red"), (0.1, "orange"), (0.5, "green"))
 
@@ -67,7 +69,7 @@ def board() -> Board:
         value(
             "Slowest probe",
             "The slowest of the last probes through the gateway.",
-            f"max(probe_duration_seconds{{{ROUTE}}})",
+            f"max({PROBES})",
             "s",
             nothing="no probes",
         ),
@@ -152,7 +154,7 @@ def board() -> Board:
             "Time of a probe by route",
             "How long a probe took through the gateway.",
             "s",
-            Query(f"max by (route) (probe_duration_seconds{{{ROUTE}}})", "{{route}}"),
+            Query(f"max by (route) ({PROBES})", "{{route}}"),
             width=8,
             height=9,
             nothing="no probes",

@@ -18,6 +18,8 @@ from grafana_foundation_sdk.models import dashboard as model
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 SCHEMA_VERSION = 37
+#: Where Kubeflow Pipelines shows the run that a cell names.
+RUN_PAGE = "/pipeline/#/runs/details/${__value.raw}"
 #: Expressions with a series where somebody measures: pods, requests at the gateway, pipelines, rules.
 PODS = 'up{job="pods"}'
 REQUESTS = "route:requests:rate5m"
@@ -154,7 +156,9 @@ def course(
     legend.display_mode(kinds.LegendDisplayMode.TABLE).calcs(list(calcs)).sort_by("Max").sort_desc(True)
     panel.legend(legend)
     if stacked:
-        panel.stacking(common.StackingConfig().mode(kinds.StackingMode.NORMAL).group("A")).fill_opacity(40)
+        panel.stacking(common.StackingConfig().mode(kinds.StackingMode.NORMAL).group("A")).fill_opacity(60).line_width(
+            0
+        )
     if bars:
         panel.draw_style(kinds.GraphDrawStyle.BARS).fill_opacity(80)
     if thresholds:
@@ -229,6 +233,8 @@ class Column:
     unit: str = ""
     thresholds: Thresholds | None = None
     width: int = 0
+    link: str = ""
+    """Path below the platform's address that a value leads to."""
 
 
 def rows(
@@ -268,6 +274,9 @@ def rows(
             found.append(model.DynamicConfigValue(id_val="thresholds", value={"mode": "absolute", "steps": steps}))
             # the name of 9.4; newer Grafanas migrate it
             found.append(model.DynamicConfigValue(id_val="custom.displayMode", value="color-text"))
+        if column.link:
+            link = {"title": "Open", "url": "${platform}" + column.link, "targetBlank": True}
+            found.append(model.DynamicConfigValue(id_val="links", value=[link]))
         if found:
             panel.override_by_name(column.title, found)
     if sort:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dashboards.common import PLAIN, PODS, Board, Column, Query, bars, course, none, rows, value, zero
+from dashboards.common import PLAIN, PODS, RUN_PAGE, Board, Column, Query, bars, course, none, rows, value, zero
 
 CHOSEN = 'run!="", pipeline=~"$pipeline"'
 #: Series of runs that are over count too: the highest value of a sum that only grows is the whole.
@@ -79,7 +79,7 @@ def board() -> Board:
             Query(none(f"sum by ({run}) ({SECONDS})", "run", PODS)),
             columns=(
                 Column("pipeline", "Pipeline"),
-                Column("run", "Run"),
+                Column("run", "Run", link=RUN_PAGE),
                 Column("A", "Core-hours", "short"),
                 Column("B", "GiB-hours", "short"),
                 Column("C", "Peak memory", "bytes"),
@@ -126,7 +126,7 @@ def board() -> Board:
             Query(none(f"sum by ({all_three}) ({SECONDS})", "step", PODS)),
             columns=(
                 Column("pipeline", "Pipeline"),
-                Column("run", "Run"),
+                Column("run", "Run", link=RUN_PAGE),
                 Column("step", "Step"),
                 Column("A", "CPU", "s"),
                 Column("B", "GiB-hours", "short"),

@@ -174,15 +174,15 @@ def board() -> Board:
             nothing="not measured",
         ),
         course(
-            "Database reads from memory",
-            "Share of page reads that MariaDB found in its buffer pool. Low for long: give it more memory.",
+            "Database reads from disk",
+            "Share of page reads that MariaDB did not find in its buffer pool. High for long: give it more memory.",
             "percentunit",
             Query(
-                f"1 - sum(rate(mysql_global_status_innodb_buffer_pool_reads[{RATE}]))"
+                f"sum(rate(mysql_global_status_innodb_buffer_pool_reads[{RATE}]))"
                 f" / (sum(rate(mysql_global_status_innodb_buffer_pool_read_requests[{RATE}])) > 0)",
-                "from memory",
+                "from disk",
             ),
-            top=1,
+            thresholds=((0.05, "red"),),
             nothing="not measured",
         ),
         course(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dashboards.common import ARGO, PHASES, PODS, RATE, Board, Column, Query, course, none, rows, value, zero
+from dashboards.common import ARGO, PHASES, PODS, RATE, RUN_PAGE, Board, Column, Query, course, none, rows, value, zero
 
 OFF = "Kubeflow Pipelines is off"
 API = 'route=~".+-pipelines"'
@@ -120,7 +120,7 @@ def board() -> Board:
             columns=(
                 Column("pipeline", "Pipeline"),
                 Column("step", "Step"),
-                Column("run", "Run"),
+                Column("run", "Run", link=RUN_PAGE),
                 Column("A", "Duration", "s", width=90),
             ),
             sort="Duration",

@@ -119,8 +119,8 @@ def board() -> Board:
             Query(none('count by (namespace, pod, phase) (up{job="pods-not-running"})', "pod", PODS)),
             columns=(
                 Column("pod", "Pod"),
-                Column("namespace", "Namespace", width=90),
-                Column("phase", "Phase", width=80),
+                Column("namespace", "Namespace", width=105),
+                Column("phase", "Phase", width=95),
             ),
             width=8,
         ),
@@ -129,10 +129,8 @@ def board() -> Board:
             "How often containers started again within the hour before.",
             "none",
             Query(
-                none(
-                    f"sum by (pod, container) (pod:restarts:increase1h{{{HERE}}}) > 0", "pod", "pod:restarts:increase1h"
-                ),
-                "{{pod}} {{container}}",
+                none(f"sum by (pod) (pod:restarts:increase1h{{{HERE}}}) > 0", "pod", "pod:restarts:increase1h"),
+                "{{pod}}",
             ),
             width=7,
             calcs=("lastNotNull",),
@@ -194,7 +192,7 @@ def board() -> Board:
             "Gateway answers by status code",
             "All answers per second, those to probes included, by HTTP status code.",
             "reqps",
-            Query(f'sum by (code) (rate(traefik_router_requests_total{{route!=""}}[{RATE}]))', "{{code}}"),
+            Query(f'sum by (code) (rate(traefik_router_requests_total{{route!="", code=~"..."}}[{RATE}]))', "{{code}}"),
             stacked=True,
             colors=CODES,
         ),

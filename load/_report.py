@@ -391,7 +391,7 @@ small { color: var(--soft); font-size: .92em; font-weight: 400; }
 dl { display: grid; grid-template-columns: 8rem 1fr; gap: .15rem 1rem; margin: 0 0 1.5rem; font-size: .9rem; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 code { font-size: .92em; }
-figure { margin: .75rem 0; } figure svg { width: 100%; height: auto; display: block; }
+figure { margin: .75rem 0; overflow-x: auto; } figure svg { width: 100%; min-width: 46rem; height: auto; display: block; }
 p { max-width: 52rem; }
 .text td:not(:first-child):nth-child(-n+4) { white-space: nowrap; }
 """

@@ -46,7 +46,7 @@ class Session:
         self.before = _prometheus.Counters()
         self.lock = gevent.lock.RLock()
         self.load = _report.load_average()
-        self.said = 0.0
+        self.said, self.counted = 0.0, 0
 
     @property
     def options(self) -> Any:
@@ -74,7 +74,7 @@ class Session:
         self.environment.host = host
         self.record, self.shape, self.problem = Record(), self.options.shape, ""
         PlatformUser.record = self.record
-        self.load, self.said = _report.load_average(), 0.0
+        self.load, self.said, self.counted = _report.load_average(), 0.0, 0
         http = Http(host, self.record)
         kinds = len(self.environment.user_classes)
         say(f"{self.shape}, up to {self.users} users of {kinds} kinds, {self.seconds:.0f} s, {host}")
@@ -97,18 +97,13 @@ class Session:
         self.record.users.append((time.time(), count))
         if seconds - self.said < 5:
             return
-        since, self.said = self.record.began + self.said, seconds
-        # the newest are last
-        last: list[Request] = []
-        for each in reversed(self.record.requests):
-            if each.start < since:
-                break
-            last.append(each)
+        last, self.counted = self.record.requests[self.counted :], len(self.record.requests)
+        since, self.said = seconds - self.said, seconds
         failed = sum(bool(each.failure) for each in last)
         p95 = _measure.percentile((1000 * each.due for each in last), 0.95)
         say(
             f"[{seconds // 60:02.0f}:{seconds % 60:02.0f} of {self.seconds // 60:02.0f}:{self.seconds % 60:02.0f}] {count} users, "
-            f"{len(last) / 5:.0f} requests/s, {failed} failed, p95 {milliseconds(p95)}"
+            f"{len(last) / since:.0f} requests/s, {failed} failed, p95 {milliseconds(p95)}"
         )
 
     def interrupt(self) -> None:
@@ -278,6 +273,8 @@ def prepare(environment: Environment, runner: Any, **_: object) -> None:
     environment.shape_class = shape
     # our own table has exact percentiles; locust's are rounded
     logging.getLogger("locust.stats_logger").disabled = True
+    # three lines at each change of a shape
+    logging.getLogger("locust.runners").setLevel(logging.WARNING)
     if chosen.headless or chosen.autostart:
         # locust would start to count this time when the shape is over, and stop what runs then
         session.run_time, chosen.run_time = chosen.run_time, None
@@ -319,7 +316,7 @@ def present(environment: Environment) -> list[type[PlatformUser]]:
         say(f"No {', '.join(names)}: {why}.")
     if not found:
         sys.exit(
-            f"Nobody has anything to ask at {http.url}: is the port right (IML4E_URL, --host)? No model is deployed? "
-            "`make demo` deploys one; IML4E_MODEL_NAMESPACE names the namespace of the models."
+            f"Nobody has anything to ask at {http.url}: is the port right (IML4E_URL, --host)? "
+            "`make demo` deploys a model; IML4E_MODEL_NAMESPACE names the namespace of the models."
         )
     return found

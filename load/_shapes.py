@@ -16,7 +16,7 @@ def steady(share: float, users: int) -> float:
 
 
 def ramp(share: float, users: int) -> float:
-    """From one user to all in ten steps in the first four fifths; then all."""
+    """From a tenth of the users to all in ten steps in the first four fifths; then all."""
     return users * min(1.0, (math.floor(share / 0.08) + 1) / 10)
 
 

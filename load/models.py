@@ -34,7 +34,7 @@ class ModelUser(PlatformUser):
 
     abstract = True
     service = MODELS
-    every = 0.15
+    every = 0.2
     timeout = 10
     model = ""
 

@@ -163,6 +163,8 @@ class EngineerWithASmallRun(PipelinesUser):
         state = ""
         for _ in range(2):
             time.sleep(1)
-            state = self.ask("GET", f"{API}/runs/{run}", "look at it", lambda answer: answer.json()["state"]) or ""
+            found = self.ask("GET", f"{API}/runs/{run}", "look at it", lambda answer: answer.json()) or {}
+            # a run that has just begun has none
+            state = found.get("state", "")
         if state not in ENDED:
             self.ask("POST", f"{API}/runs/{run}:terminate", "end it")

@@ -51,6 +51,8 @@ PROGRAMS = (
 )
 #: What tests rules: built at the first test. Without service discovery, of which the rules need none.
 PROMTOOL = Program("github.com/prometheus/prometheus/cmd/promtool", ("promtool",), tags="remove_all_sd")
+#: What tests Alertmanager's configuration: built at the first test.
+AMTOOL = Program("github.com/prometheus/alertmanager/cmd/amtool", ("amtool",))
 
 
 def required_version() -> tuple[int, ...]:

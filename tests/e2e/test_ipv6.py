@@ -15,7 +15,7 @@ NO_SHELL = {
     "Deployment/iml4e-kserve": "an image of one Go program, which listens on `:port`",
     "StatefulSet/iml4e-minio": "an image of one Go program, which listens on `:port`",
     "StatefulSet/iml4e-prometheus": "an image of one Go program, which listens on every address",
-    "StatefulSet/iml4e-prometheus-alertmanager": "an image of two Go programs; the server listens on `:port`",
+    "StatefulSet/iml4e-alertmanager": "an image of two Go programs; the server listens on `:port`",
     "Deployment/iml4e-prometheus-probe": "an image of one Go program, which listens on `:port`",
 }
 

@@ -41,7 +41,7 @@ def test_larger_volumes_are_told_all_at_once_with_the_commands(cluster: Cluster,
     with pytest.raises(helm.HelmError) as refused:
         upgrade(**{f"{part}.persistence.size": "7Ti" for part in parts})
     for part in parts:
-        name = part.replace(".", "-")
+        name = part.removeprefix("prometheus.")
         patch = f"""kubectl -n {helm.NAMESPACE} patch pvc data-{helm.RELEASE}-{name}-0 -p '{{"spec":"""
         assert patch in str(refused.value)
     assert "Nothing was changed" in str(refused.value)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from support.helm import HelmError, render
+from scripts.bare import golang
+from scripts.common import console
+from support.helm import REPO, HelmError, merged, render
 from support.objects import Object, find, of_kind, pod_template
 
-NAME = "iml4e-prometheus-alertmanager"
+NAME = "iml4e-alertmanager"
 
 
 def objects(**values: Any) -> tuple[Object, ...]:
@@ -21,6 +27,21 @@ def objects(**values: Any) -> tuple[Object, ...]:
 def configuration(**values: Any) -> dict[str, Any]:
     """Its configuration file, which is JSON."""
     return json.loads(find(objects(**values), "ConfigMap", NAME)["data"]["alertmanager.yaml"])
+
+
+@pytest.fixture(scope="session")
+def amtool() -> Path:
+    """Alertmanager's own tool, from the module that its image is built from."""
+    try:
+        return golang.build(golang.AMTOOL)
+    except console.Failure as error:
+        pytest.skip(f"amtool cannot be built here: {error}")
+
+
+def example(heading: str) -> dict[str, Any]:
+    """The values that docs/monitoring.md shows below a heading."""
+    text = (REPO / "docs" / "monitoring.md").read_text().partition(f"\n## {heading}\n")[2]
+    return yaml.safe_load(re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1])
 
 
 def alerting(*, enabled: bool = True, **values: Any) -> str:
@@ -111,7 +132,7 @@ def test_pods_of_users_cannot_silence_alerts() -> None:
 @pytest.mark.parametrize(
     ("values", "target"),
     [
-        ({}, '["iml4e-prometheus-alertmanager.iml4e.svc:9093"]'),
+        ({}, '["iml4e-alertmanager.iml4e.svc:9093"]'),
         ({"enabled": False, "url": "https://alerts.example.com/am"}, '["alerts.example.com:443"]'),
         ({"enabled": False, "url": "http://alertmanager.{{ .Release.Namespace }}:9093"}, '["alertmanager.iml4e:9093"]'),
     ],
@@ -143,3 +164,51 @@ def test_prometheus_sends_nowhere_without_an_alertmanager() -> None:
 def test_what_is_no_configuration_is_refused_by_name(config: dict[str, Any], words: str) -> None:
     with pytest.raises(HelmError, match=words):
         render("laptop", {"prometheus": {"alertmanager": {"config": config}}})
+
+
+def test_alertmanager_itself_takes_the_configuration(amtool: Path, tmp_path: Path) -> None:
+    documented = example("Alertmanager")["prometheus"]["alertmanager"]
+    many = {
+        "receivers": [
+            {"name": "mail", "email_configs": [{"to": "ml@example.com"}]},
+            {"name": "chat", "telegram_configs": [{"bot_token_file": "/run/token", "chat_id": -1001234567890123}]},
+            {
+                "name": "desk",
+                "webhook_configs": [{"url": "http://desk.example.com", "payload": {"a": "{{ .Status }}"}}],
+            },
+        ],
+        "time_intervals": [
+            {"name": "nights", "time_intervals": [{"times": [{"start_time": "20:00", "end_time": "24:00"}]}]}
+        ],
+        "route": {"receiver": "mail", "routes": [{"receiver": "desk", "mute_time_intervals": ["nights"]}]},
+        "global": {"smtp_smarthost": "mail.example.com:587", "smtp_from": "ml@example.com"},
+    }
+    for name, values in {"default": {}, "documented": documented, "many": {"config": many}}.items():
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(json.dumps(configuration(**values)))
+        done = subprocess.run([amtool, "check-config", file], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("labels", "receiver"),
+    [
+        (["alertname=Watchdog", "severity=none"], "watchdog"),
+        (["alertname=PartDown", "severity=critical"], "on-call"),
+        (["alertname=PodFailed", "severity=warning"], "team"),
+    ],
+    ids=str,
+)
+def test_the_documented_routes_lead_where_the_text_says(
+    amtool: Path, tmp_path: Path, labels: list[str], receiver: str
+) -> None:
+    file = tmp_path / "alertmanager.yaml"
+    file.write_text(json.dumps(configuration(**example("Alertmanager")["prometheus"]["alertmanager"])))
+    command = [amtool, "config", "routes", "test", f"--config.file={file}", *labels]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() == [receiver]
+
+
+def test_the_documented_values_for_an_operator_are_its_own() -> None:
+    values = merged(example("An existing Prometheus Operator"), {"grafana": {"enabled": False}})
+    monitor = find(render("laptop", values), "PodMonitor", "iml4e-prometheus-parts")
+    assert monitor["metadata"]["labels"]["release"] == "kube-prometheus-stack"

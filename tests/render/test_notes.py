@@ -121,3 +121,23 @@ def test_secrets_that_somebody_brings_are_named() -> None:
     assert "  ml-s3-pipelines, ml-s3-mlflow, ml-s3-models: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY\n" in said
     assert "  ml-db-mlflow, ml-db-mlpipeline, ml-db-metadb: username, password, database\n" in said
     assert "rootPassword" not in said
+
+
+def test_alerts_that_nobody_gets_are_told() -> None:
+    assert "Alerts are sent to nobody: prometheus.alertmanager.config.receivers is empty" in notes()
+    told = {"receivers": [{"name": "team", "webhook_configs": [{"url": "http://desk.example.com"}]}]}
+    for values in (
+        {"prometheus": {"alertmanager": {"config": told}}},
+        {"prometheus": {"alertmanager": {"enabled": False}}},
+    ):
+        assert "Alerts are sent to nobody" not in notes(values=values)
+
+
+def test_an_operator_is_told_of_by_its_labels() -> None:
+    operator = {"global": {"monitoring": {"mode": "operator", "url": "http://prometheus.example.com"}}}
+    said = notes(values=operator)
+    assert "prometheus.operator.labels gives them that label" in said
+    assert "/prometheus/" not in said
+    assert "Alerts are sent" not in said
+    labelled = {**operator, "prometheus": {"operator": {"labels": {"release": "stack"}}}}
+    assert "prometheus.operator.labels" not in notes(values=labelled)

@@ -77,7 +77,9 @@ def test_mlflow_answers_under_its_name_in_the_cluster(name: str) -> None:
     assert f"{name.partition(':')[0]}:*" in allowed.split(",")
 
 
-@pytest.mark.parametrize("policy", ["iml4e-prometheus", "iml4e-grafana", "iml4e-home", "iml4e-pipelines-ui"])
+@pytest.mark.parametrize(
+    "policy", ["iml4e-prometheus", "iml4e-alertmanager", "iml4e-grafana", "iml4e-home", "iml4e-pipelines-ui"]
+)
 def test_its_pods_are_let_in(policy: str) -> None:
     """They are in the Gateway's namespace (Istio, Traefik), or in that of the Service that leads to them (Envoy Gateway)."""
     (rule,) = find(elsewhere(), "NetworkPolicy", policy)["spec"]["ingress"]

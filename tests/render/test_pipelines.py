@@ -80,10 +80,9 @@ def test_no_password_is_on_a_command_line() -> None:
 
 
 @pytest.mark.parametrize("workload", ["iml4e-pipelines", "iml4e-pipelines-metadata"])
-def test_one_pod_migrates_before_it_serves_and_may_take_an_hour(workload: str) -> None:
+def test_a_pod_migrates_before_it_serves_and_may_take_an_hour(workload: str) -> None:
     deployment = find(platform(), "Deployment", workload)["spec"]
     probe = deployment["template"]["spec"]["containers"][0]["startupProbe"]
-    assert (deployment["replicas"], deployment["strategy"]["type"]) == (1, "Recreate")
     assert probe["periodSeconds"] * probe["failureThreshold"] >= 3600
     assert deployment["progressDeadlineSeconds"] > 3600
 

@@ -47,6 +47,7 @@ MORE: dict[str, dict[str, Any]] = {
             "podSpec": {"priorityClassName": "some", "nodeSelector": {"disk": "some"}},
         },
     },
+    "prometheus": {"alertmanager": {"config": {"receivers": [{"name": "some"}], "route": {"receiver": "some"}}}},
     "kserve": {
         "models": {"serviceAccount": {"annotations": {"note": "some"}}},
         "runtimes": {"mlflow": {"nodeSelector": {"disk": "some"}}},

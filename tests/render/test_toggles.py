@@ -28,6 +28,8 @@ GIVEN = {
     "minio": [f"{RELEASE}-s3-mlflow", f"{RELEASE}-s3-pipelines", f"{RELEASE}-s3-models"],
     "mariadb": [f"{RELEASE}-db-{name}" for name in ("mlflow", "mlpipeline", "metadb")],
     "grafana": [f"{RELEASE}-grafana"],
+    # the landing page looks first whether the part is there
+    "mlflow": [f"{RELEASE}-mlflow"],
 }
 
 

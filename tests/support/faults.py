@@ -498,7 +498,7 @@ TOGETHER = [
     Case("webhook-away", "Webhook away.iml4e.org", ("no ready pod answers",)),
     Case("webhook-ca", "Webhook strange.iml4e.org", ("does not trust its certificate",), lambda lab: _hooked(lab, "strange", f"strange.{lab.name}.svc", ca=False)),
     Case("certificate-name", "Webhook misnamed.iml4e.org", ("is for other.svc, not for misnamed",), lambda lab: _hooked(lab, "misnamed", "other.svc")),
-    Case("certificate-expired", "Secret stale", ("expired on",), lambda lab: _hooked(lab, "stale", f"stale.{lab.name}.svc", days=-1, since=48)),
+    Case("webhook-certificate", "Secret stale", ("expired on",), lambda lab: _hooked(lab, "stale", f"stale.{lab.name}.svc", days=-1, since=48)),
     Case("certificate-expired", "Gateway late, Secret late", ("expired on",), lambda lab: [lab.certificate("late", "ml.example.org", days=-1, since=48), lab.gateway("late", "late")]),
     Case("certificate-soon", "Gateway soon, Secret soon", ("in 4 days",), lambda lab: [lab.certificate("soon", "ml.example.org", days=5), lab.gateway("soon", "soon")]),
     Case("certificate-name", "Gateway elsewhere", ("for other.example.org, not for ml.example.org",), lambda lab: [lab.certificate("elsewhere", "other.example.org"), lab.gateway("elsewhere", "elsewhere")]),

@@ -94,10 +94,10 @@ PARTS = (
     ),
     Part(
         "prometheus",
-        {"prometheus": "StatefulSet", "prometheus-alertmanager": "StatefulSet", "prometheus-probe": "Deployment"},
+        {"prometheus": "StatefulSet", "alertmanager": "StatefulSet", "prometheus-probe": "Deployment"},
         services={
             f"{RELEASE}-prometheus": (9090,),
-            f"{RELEASE}-prometheus-alertmanager": (9093,),
+            f"{RELEASE}-alertmanager": (9093,),
             f"{RELEASE}-prometheus-probe": (9115,),
         },
         ui="/prometheus/",
@@ -118,3 +118,27 @@ PARTS = (
 EVERY = [part.name for part in PARTS]
 WITH_UI = [part.name for part in PARTS if part.ui]
 WORKLOADS = [workload for part in PARTS for workload in part.workloads]
+
+# Workload: the value that sets its replicas.
+REPLICAS = {
+    "gateway": "gateway.replicas",
+    "home": "home.replicas",
+    "mlflow": "mlflow.replicas",
+    "kserve": "kserve.replicas",
+    "pipelines": "pipelines.api.replicas",
+    "pipelines-ui": "pipelines.ui.replicas",
+    "pipelines-argo": "pipelines.argo.replicas",
+}
+# Workload with one replica: why. docs/availability.md says so too.
+ONE_REPLICA = {
+    "minio": "its volume belongs to one pod",
+    "mariadb": "its volume belongs to one pod",
+    "prometheus": "each replica would keep a history of its own",
+    "grafana": "its database is a file",
+    "mariadb-metrics": "two would count the same database twice",
+    "prometheus-probe": "Prometheus asks it anew every few seconds",
+    "prometheus-alertmanager": "replicas would have to find each other, or notify twice",
+    "pipelines-agent": "two would report the same runs twice",
+    "pipelines-scheduler": "two would start each recurring run twice",
+    "pipelines-metadata": "two at once on an empty database leave half of its tables",
+}

@@ -74,7 +74,9 @@ def installed(there: Cluster, profiles: Sequence[str], *values: Object, chart: P
 def runtime(cluster: Cluster) -> Object:
     """The image with all that pipelines import, if the node has one; else the release's, whose steps install packages."""
     own = helm.release_values()["global"]["runtime"]
-    names = [name for node in cluster.core.list_node().items for image in node.status.images for name in image.names]
+    names = [
+        name for node in cluster.core.list_node().items for image in node.status.images for name in image.names or ()
+    ]
     for name in names:
         registry, _, rest = name.partition("/")
         repository, _, tag = rest.partition(":")

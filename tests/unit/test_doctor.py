@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import email.utils
 import gzip
 import http.server
 import json
@@ -18,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from iml4e import cli, doctor, why
+from iml4e import Error, cli, doctor, why
 from iml4e.doctor import certificates, foundations, models, network, probe_path, stores, workloads
 from iml4e.doctor.faults import FAULTS, Finding, markdown
 from iml4e.doctor.state import State, one_line, telling
@@ -58,7 +59,7 @@ def faults(found: Iterator[Finding]) -> dict[str, str]:
 
 def test_documentation_has_the_table() -> None:
     page = (REPO / "docs" / "troubleshooting.md").read_text()
-    assert markdown() in page, "write it anew: python -m iml4e.doctor.faults"
+    assert markdown() in page, "write it anew: python -W ignore -m iml4e.doctor.faults"
 
 
 def test_every_fault_that_is_told_has_a_row() -> None:
@@ -156,6 +157,34 @@ def test_help_tells_the_two_doctors_apart(capsys: pytest.CaptureFixture[str]) ->
     assert "make doctor" in capsys.readouterr().out
 
 
+# --- nothing to say
+
+
+def test_a_report_about_nothing_is_an_error() -> None:
+    with pytest.raises(Error, match="there is no release iml4e in namespace iml4e: the namespace has no release"):
+        state()._refuse_nothing()
+    model = thing(
+        "wine-1", labels={"app.kubernetes.io/instance": "another", "serving.kserve.io/inferenceservice": "wine"}
+    )
+    with pytest.raises(Error, match="there is no release iml4e in namespace iml4e: there is another"):
+        state(Pod=[model], Deployment=[model])._refuse_nothing()
+    blind = state()
+    blind.skip("Pods", "this account may not list pods in namespace iml4e")
+    with pytest.raises(Error, match=r"nothing can be said .* may not list pods .* ClusterRole view"):
+        blind._refuse_nothing()
+
+
+@pytest.mark.parametrize("kind", ["InferenceService", "HTTPRoute"])
+def test_a_kind_that_the_cluster_does_not_know(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODEL_NAMESPACE", "iml4e")
+    monkeypatch.setenv("GATEWAY_NAME", "iml4e-gateway")
+    lacking = state()
+    lacking.absent = {kind}
+    check = models.check if kind == "InferenceService" else network.gateways
+    found = list(check(lacking))
+    assert [(each.fault, each.about) for each in found] == [("crd-missing", f"CRD {kind}")]
+
+
 # --- nodes
 
 
@@ -177,6 +206,57 @@ def node(*conditions: tuple[str, str], **spec: Any) -> Object:
 )
 def test_nodes(found: Object, fault: str | None) -> None:
     assert set(faults(foundations.nodes(state(Node=[found])))) == ({fault} if fault else set())
+
+
+class Answers(Silent):
+    """Stands in for a cluster that answers what a path says."""
+
+    def __init__(self, answers: dict[str, Any], ahead: float = 0) -> None:
+        self.answers, self.ahead = answers, ahead
+
+    def request(self, _: str, path: str, **__: Any) -> Any:
+        return self.answers[path]
+
+    def head(self) -> dict[str, str]:
+        return {"Date": email.utils.format_datetime(datetime.now(UTC) - timedelta(seconds=self.ahead), usegmt=True)}
+
+
+@pytest.mark.parametrize(
+    ("pods", "services", "told"),
+    [([True, False], [], False), ([False, False], [], True), ([], ["kube-dns"], True), ([], [], False)],
+)
+def test_dns_of_the_cluster(pods: list[bool], services: list[str], told: bool) -> None:
+    items = {"pods": [pod(ready=ready) for ready in pods], "services": services}
+    known = state()
+    known.cluster = Answers({f"/api/v1/namespaces/kube-system/{kind}": {"items": each} for kind, each in items.items()})  # type: ignore[assignment]
+    assert set(faults(foundations.dns(known))) == ({"dns"} if told else set())
+
+
+@pytest.mark.parametrize(("ahead", "told"), [(0, False), (-20, False), (120, True), (-120, True)])
+def test_clock_of_this_machine(ahead: float, told: bool) -> None:
+    known = state()
+    known.cluster = Answers({}, ahead)  # type: ignore[assignment]
+    assert set(faults(foundations.clock(known))) == ({"clock"} if told else set())
+
+
+@pytest.mark.parametrize(
+    ("disk", "volume", "told"), [(0.5, 0.5, set()), (0.95, 0.5, {"node-disk"}), (0.5, 0.97, {"volume-full"})]
+)
+def test_used_space(disk: float, volume: float, told: set[str]) -> None:
+    one = pod("minio-0", phase="Running")
+    one["spec"] |= {"nodeName": "one", "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}]}
+    stats = {
+        "pvcRef": {"name": "data", "namespace": "iml4e"},
+        "capacityBytes": 1000,
+        "availableBytes": 1000 * (1 - volume),
+    }
+    summary = {
+        "node": {"fs": {"usedBytes": 1000 * disk, "availableBytes": 1000 * (1 - disk)}},
+        "pods": [{"volume": [stats]}],
+    }
+    known = state(Pod=[one])
+    known.cluster = Answers({"/api/v1/nodes/one/proxy/stats/summary": summary})  # type: ignore[assignment]
+    assert set(faults(stores.volumes(known))) == told
 
 
 # --- pods
@@ -216,7 +296,7 @@ ENDED = {"exitCode": 137, "reason": "OOMKilled", "finishedAt": ago(100)}
         (pod(**container(state={"running": {"startedAt": ago(5)}})), "starting", "and is not ready"),
         (pod(**container(state={"running": {"startedAt": ago(300)}})), "not-ready", "runs since 5 min"),
         (pod(age=1, **container(state={"waiting": {"reason": "ContainerCreating"}})), "starting", "being made"),
-        (pod(age=500, **container(state={"waiting": {"reason": "ContainerCreating"}})), "mount", "being made since 8 min"),
+        (pod(age=500, **container(state={"waiting": {"reason": "ContainerCreating"}})), "mount", "being made since"),
         (pod(**container(state={"waiting": {"reason": "ImagePullBackOff", "message": "not found"}})), "image", "not found"),
         (pod(**container(state={"terminated": {"exitCode": 1, "message": "no port"}})), "exit", "its program ends with exit code 1: no port"),
         (pod(conditions=[{"type": "PodScheduled", "status": "False", "message": 'persistentvolumeclaim "a" not found'}]), "no-claim", "not found"),

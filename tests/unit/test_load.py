@@ -179,7 +179,7 @@ def test_no_model_is_told(gateway: Gateway) -> None:
     assert done.returncode == 1
     assert "No TasterWithOneBottle: model wine is not deployed (404" in done.stdout
     assert "Nobody has anything to ask at" in done.stderr
-    assert "`make demo` deploys one" in done.stderr
+    assert "`make demo` deploys a model" in done.stderr
 
 
 def test_a_missing_result_is_a_failure(gateway: Gateway) -> None:
@@ -188,6 +188,8 @@ def test_a_missing_result_is_a_failure(gateway: Gateway) -> None:
     assert done.returncode == 1
     assert "models: 100.00% of the requests failed; the limit is 1.00%." in done.stderr
     assert "1 instances, 0 results" in done.stdout
+    done = locust(IML4E_URL=gateway.url, IML4E_LOAD_MAX_FAILURES="1")
+    assert done.returncode == 0, "failures within the limit"
 
 
 @pytest.mark.parametrize(
@@ -240,7 +242,7 @@ def test_what_a_run_created_is_removed_when_it_is_interrupted(gateway: Gateway, 
     ) as process:  # fmt: skip
         assert process.stdout
         for line in process.stdout:
-            if "All users spawned" in line:
+            if line.startswith("Prepared MLflow"):
                 process.send_signal(number)
                 break
         rest = process.stdout.read()

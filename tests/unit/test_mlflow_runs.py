@@ -36,7 +36,7 @@ def pipeline(*states: str) -> dict[str, Any]:
     history = [
         {"state": state, "update_time": f"2025-11-25T23:{56 - len(states) + n}:00Z"} for n, state in enumerate(states)
     ]
-    return {"state": states[-1], "state_history": history, "finished_at": "2025-11-25T23:55:00Z"}
+    return {"state": states[-1], "state_history": [{"update_time": "2025-11-25T23:00:00Z"}, *history], "finished_at": "2025-11-25T23:55:00Z"}
 
 
 @pytest.mark.parametrize(
@@ -47,6 +47,8 @@ def pipeline(*states: str) -> dict[str, Any]:
         # being made: Kubeflow Pipelines tracks a run before it stores it
         (run(age=60), None, ""),
         (run("FAILED", ended=300), None, ""),
+        # just made: the API server leaves an unspecified state out
+        (run(), {"state_history": [{"update_time": "2025-11-25T23:55:00Z"}]}, ""),
         (run(), pipeline("PENDING", "RUNNING"), ""),
         (run(), pipeline("PENDING", "RUNNING", "CANCELING"), ""),
         (run(), pipeline("PENDING", "RUNNING", "SUCCEEDED"), "FINISHED"),

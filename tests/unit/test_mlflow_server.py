@@ -347,3 +347,16 @@ def status_of(url: str) -> int:
             if time.monotonic() > end:
                 raise
             time.sleep(0.1)
+
+
+def test_probes_are_answered_ahead_of_requests_that_wait() -> None:
+    """By the process itself: behind a queue of requests, the kubelet would end the server that works on them."""
+
+    async def busy(_scope: Any, _receive: Any, _send: Any) -> None:
+        raise AssertionError("a probe waits for a thread")
+
+    for method in ("GET", "HEAD"):
+        start, *rest = ask(app.Health(busy), {}, method=method, path="/mlflow/health")
+        assert (start["status"], b"".join(each.get("body", b"") for each in rest)) == (200, b"OK")
+    with pytest.raises(AssertionError):
+        ask(app.Health(busy), {}, method="GET", path="/mlflow/health/")

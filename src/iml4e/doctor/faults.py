@@ -68,7 +68,7 @@ GROUPS: dict[str, dict[str, Fault]] = {
         "clock": Fault(
             "S3 answers `RequestTimeTooSkewed`, tokens and certificates are not valid yet",
             "the clocks of nodes or of this machine differ",
-            "set the clock by NTP there, as with `timedatectl set-ntp true`",
+            "set the clock by NTP there, for example timedatectl set-ntp true",
         ),
         "webhook-away": Fault(
             "`failed calling webhook …: connection refused` or `no endpoints available`",
@@ -78,7 +78,12 @@ GROUPS: dict[str, dict[str, Fault]] = {
         "webhook-ca": Fault(
             "`failed calling webhook …: x509: certificate signed by unknown authority`",
             "the webhook's configuration trusts another authority than the one that signed its certificate, or names another host",
-            "kubectl delete {object}, then " + UPGRADE,
+            UPGRADE + ", whose Job writes the authority anew; another program's webhook: kubectl describe {object}",
+        ),
+        "webhook-certificate": Fault(
+            "`failed calling webhook …: x509: certificate has expired`",
+            "the webhook's certificate ended, or ends within 14 days",
+            "kubectl -n {other} delete secret {name}; then " + UPGRADE + " makes it anew, and kubectl -n {other} rollout restart deployment",
         ),
         "certificate-expired": Fault(
             "Browsers refuse the page, or `x509: certificate has expired`",
@@ -184,7 +189,7 @@ GROUPS: dict[str, dict[str, Fault]] = {
         "starting": Fault(
             "`ContainerCreating`, `PodInitializing`",
             "pods were made a moment ago",
-            "run `iml4e doctor` again in a minute",
+            "run iml4e doctor again in a minute",
         ),
         "no-room": Fault(
             "`Pending`: `Insufficient cpu`, `Insufficient memory`",
@@ -323,7 +328,9 @@ GROUPS: dict[str, dict[str, Fault]] = {
         "s3-key": Fault(
             "`InvalidAccessKeyId`, `SignatureDoesNotMatch`",
             "the store does not know the access key, or its secret is another",
-            "correct Secret {name}; with the release's own MinIO: kubectl -n {namespace} delete secret {name}, then " + UPGRADE,
+            "correct Secret {name}; with the release's own MinIO: kubectl -n {namespace} delete secret {name}, then "
+            + UPGRADE
+            + ", then kubectl -n {namespace} rollout restart deployment",
         ),
         "s3-rights": Fault(
             "`AccessDenied`",
@@ -343,7 +350,7 @@ GROUPS: dict[str, dict[str, Fault]] = {
         "database-login": Fault(
             "`Access denied for user`",
             "the database does not take user name and password",
-            "correct Secret {name}; with the release's own MariaDB: kubectl -n {namespace} delete pod {release}-mariadb-0, which sets its passwords anew",
+            "correct Secret {name}; with the release's own MariaDB, which reads it at its start: kubectl -n {namespace} rollout restart statefulset/{release}-mariadb deployment",
         ),
         "database-missing": Fault(
             "`Unknown database`, `Access denied … to database`",
@@ -481,5 +488,5 @@ def _named(cure: str) -> str:
     return upper.replace("{{", "{").replace("}}", "}")
 
 
-if __name__ == "__main__":  # python -W ignore -m iml4e.doctor.faults
+if __name__ == "__main__":
     print(markdown())

@@ -102,7 +102,8 @@ def _served(
     pem = certificates.of_secret(state, namespace, secret, about)
     if not pem:
         return
-    yield from certificates.dates(state, pem, f"Secret {secret}", secret, namespace)
+    for found in certificates.dates(state, pem, f"Secret {secret}", secret, namespace):
+        yield state.finding("webhook-certificate", found.about, found.problem, name=secret, other=namespace)
     if not certificates.covers(pem, host):
         text = f"its certificate in Secret {secret} is for {names(certificates.hosts(pem))}, not for {host}"
         yield state.finding("certificate-name", about, text, name=secret, other=namespace, host=host)
@@ -138,19 +139,6 @@ def release(state: State) -> Iterator[Finding]:
     """State of the release by Helm, and whether its objects are there."""
     secrets = [each for each in state.of("Secret") if _is_release(state, each)]
     if not secrets:  # no right to see them, or installed by another tool
-        if not any(state.ours(kind) for kind in ("Deployment", "StatefulSet", "Pod", "Service")) and state.end:
-            others = {
-                (each["metadata"].get("labels") or {}).get("app.kubernetes.io/instance")
-                for each in state.of("Deployment")
-            }
-            known = f"; there are {names(sorted(filter(None, others)))}" if any(others) else ""
-            text = f"there is no release {state.release} in namespace {state.namespace}{known}"
-            yield Finding(
-                "object-missing",
-                f"Release {state.release}",
-                text,
-                "helm list -A; then iml4e --release NAME --namespace NAMESPACE doctor",
-            )
         return
     newest = max(secrets, key=lambda each: int(each["metadata"]["labels"]["version"]))
     labels = newest["metadata"]["labels"]

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from iml4e import platform, why
 from iml4e.cluster import Object
 from iml4e.doctor.faults import Finding
+from iml4e.doctor.foundations import CRDS
 from iml4e.doctor.state import MODEL as LABEL
 from iml4e.doctor.state import MOST, State, age, is_ready, one_line
 from iml4e.manifests import MODEL, VERSION, annotations_of, is_true, owned, unrouted
@@ -15,6 +16,9 @@ UNSEEN = 20
 
 def check(state: State) -> Iterator[Finding]:
     """Models of the release's namespace, and its runs."""
+    if "InferenceService" in state.absent and platform.find("MODEL_NAMESPACE"):
+        text = "the cluster does not know this kind, and the release serves models"
+        yield state.finding("crd-missing", "CRD InferenceService", text, crds=CRDS["serving.kserve.io"])
     asked = {
         f"Model {service['metadata']['name']}": (lambda service=service: list(_model(state, service)))
         for service in state.of("InferenceService")

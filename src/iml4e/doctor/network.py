@@ -1,6 +1,7 @@
 """The way from a user to the parts: Gateway, routes, Services, certificates, host names, and Prometheus' targets."""
 
 import fnmatch
+import re
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
@@ -8,6 +9,7 @@ from iml4e import platform
 from iml4e.cluster import AwayError, Object, RefusedError
 from iml4e.doctor import certificates
 from iml4e.doctor.faults import Finding
+from iml4e.doctor.foundations import CRDS
 from iml4e.doctor.state import MODEL, State, age, is_ready, names, one_line
 from iml4e.manifests import owned, unrouted
 
@@ -20,6 +22,10 @@ ASK = 6
 def gateways(state: State) -> Iterator[Finding]:
     """Gateways of the release and the one that its routes name."""
     own = (platform.find("GATEWAY_NAMESPACE", state.namespace), platform.find("GATEWAY_NAME"))
+    if "HTTPRoute" in state.absent and own[1]:
+        text = "the cluster does not know this kind, and the release has a gateway"
+        yield state.finding("crd-missing", "CRD HTTPRoute", text, crds=CRDS["gateway.networking.k8s.io"])
+        return
     gateways = state.ours("Gateway")
     if own[1] and not any(each["metadata"]["name"] == own[1] for each in gateways):
         there = _gateway(state, *own)
@@ -160,7 +166,7 @@ def address(state: State) -> Iterator[Finding]:
         text = f"this machine does not reach it: {_root(error)}"
         yield state.finding("url", f"Address {url}", text, service=service)
         return
-    if answer.status_code == 403 and "Invalid Host" in answer.text:
+    if answer.status_code == 403 and re.search("(?i)invalid host|host name|rebinding", answer.text):
         text = (
             f"MLflow refuses the host name {host}: {one_line(answer.text)[:120]}; global.publicUrl is {_public(state)}"
         )

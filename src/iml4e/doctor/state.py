@@ -77,7 +77,24 @@ class State:
         paths = {kind: "/" + path.format(namespace) for kind, path in LISTS.items()}
         read = state.together({kind: (lambda kind=kind: state._list(kind, paths[kind])) for kind in paths})
         state.objects = {kind: read.get(kind) or [] for kind in paths}
+        state._refuse_nothing()
         return state
+
+    def _refuse_nothing(self) -> None:
+        """A report about nothing would say `healthy`."""
+        if why := self.unchecked.get("Pods"):
+            raise Error(
+                f"nothing can be said about namespace {self.namespace}: {why}; the ClusterRole view suffices for most checks"
+            )
+        kinds = ("Deployment", "StatefulSet", "Pod", "Service", "Secret")
+        parts = [each for kind in kinds for each in self.of(kind) if self._is_part(each)]
+        if not parts and not any(f"{kind}s" in self.unchecked for kind in kinds[:4]):
+            key = "app.kubernetes.io/instance"
+            others = {(each["metadata"].get("labels") or {}).get(key) for each in self.of("Deployment")} - {None}
+            there = f"there is {names(sorted(others))}" if others else "the namespace has no release"
+            raise Error(
+                f"there is no release {self.release} in namespace {self.namespace}: {there}; `helm list -A` has all"
+            )
 
     def _knock(self) -> None:
         """Find out whether the API server answers at all."""
@@ -170,9 +187,12 @@ class State:
     def is_ours(self, thing: Object) -> bool:
         """Whether an object belongs to the release, one of its models, or one of its runs."""
         labels = thing["metadata"].get("labels") or {}
-        known = {MODEL, RUN, "serving.kserve.io/inferencegraph"} & labels.keys()
-        helm = annotations_of(thing).get("meta.helm.sh/release-name")
-        return self.release in (labels.get("app.kubernetes.io/instance"), helm) or bool(known)
+        return self._is_part(thing) or bool({MODEL, RUN, "serving.kserve.io/inferencegraph"} & labels.keys())
+
+    def _is_part(self, thing: Object) -> bool:
+        """Whether an object bears the name of the release."""
+        label = (thing["metadata"].get("labels") or {}).get("app.kubernetes.io/instance")
+        return self.release in (label, annotations_of(thing).get("meta.helm.sh/release-name"))
 
     def has(self, kind: str, name: str) -> bool | None:
         """Whether an object exists; None if this account may not see objects of its kind."""

@@ -12,7 +12,7 @@
 {{- if eq $part "prometheus" }}{{ $_ := set $volumes "prometheus.alertmanager" $.Values.prometheus.alertmanager.persistence }}{{ end }}
 {{- end }}
 {{- range $part, $wanted := $volumes }}
-{{- $name := printf "data-%s-%s-0" $.Release.Name (replace "." "-" $part) }}
+{{- $name := printf "data-%s-%s-0" $.Release.Name (trimPrefix "prometheus." $part) }}
 {{- with lookup "v1" "PersistentVolumeClaim" $.Release.Namespace $name }}
 {{- /* a number without a unit is a float to Helm */}}
 {{- $size := kindIs "float64" $wanted.size | ternary ($wanted.size | toJson) (toString $wanted.size) }}

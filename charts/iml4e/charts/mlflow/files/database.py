@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Engine, event
 
-PATIENCE = 20
+PATIENCE = 60
 """Seconds of an outage in which requests wait; afterwards they fail at once, as waiting requests keep others from a thread."""
 AWAY = (1040, 1053, 2003, 2006, 2013)
 """MySQL's numbers of: too many connections, shutting down, cannot connect, gone away, lost."""

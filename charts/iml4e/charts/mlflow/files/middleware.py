@@ -12,9 +12,12 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from anyio import Lock, Semaphore, move_on_after, to_thread
-from artifacts import ARTIFACTS, STALL, drain, error
+from artifacts import ARTIFACTS, PREFIX, STALL, drain, error
 from starlette.requests import Request
+from starlette.responses import PlainTextResponse
 
+HEALTH = f"{PREFIX}/health"
+"""Path of the probes."""
 DEFAULT_PORTS = {b"http": b":80", b"https": b":443"}
 """Ports that browsers leave out."""
 SMALL_BODY = 2**20
@@ -34,6 +37,23 @@ TRIES = 4
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
+
+
+class Health:
+    """Answers the probes of the kubelet, ahead of every request that waits for a thread.
+
+    MLflow answers them in one of its threads: a queue of requests would take the pod's traffic away, and then end the server.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer for the process itself; pass every other request on."""
+        if scope["type"] == "http" and scope["path"] == HEALTH and scope["method"] in ("GET", "HEAD"):
+            await PlainTextResponse("OK")(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
 
 
 class SameOrigin:

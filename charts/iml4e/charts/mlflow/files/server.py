@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import database
 import metrics
 from artifacts import Artifacts, store_error
 from botocore.exceptions import BotoCoreError, ClientError
 from flask import Response, request
-from middleware import Again, Bodies, Histories, Pages, SameOrigin
+from middleware import Again, Bodies, Health, Histories, Pages, SameOrigin
 from mlflow.server import app as flask_app
 from mlflow.server import fastapi_app, fastapi_security
 
@@ -21,6 +22,7 @@ def of_handlers(failure: BotoCoreError | ClientError) -> Response:
 
 def create() -> Any:
     """MLflow's application, with routes of the chart for artifacts in place of its own."""
+    database.install()
     app = fastapi_app.app
     metrics.start()
     page = fastapi_security.get_allowed_origins()[0]
@@ -40,6 +42,6 @@ def create() -> Any:
     mount.app = Artifacts(mount.app).router()
     for kind in (BotoCoreError, ClientError):
         flask_app.register_error_handler(kind, of_handlers)
-    for middleware in (Again, Pages, Histories, Bodies, SameOrigin, metrics.Traffic):
+    for middleware in (Again, Pages, Histories, Bodies, SameOrigin, metrics.Traffic, Health):
         app.add_middleware(middleware)
     return app

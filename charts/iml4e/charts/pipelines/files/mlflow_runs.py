@@ -97,13 +97,14 @@ def verdict(run: Run, pipeline: dict[str, Any] | None, now: float) -> tuple[str,
     if pipeline is None:
         young = now - run["info"]["start_time"] / 1000 < GRACE
         return ("KILLED", now) if status == "RUNNING" and not young else ("", 0)
-    state, history = pipeline["state"], pipeline.get("state_history", [])
+    # a run that has just been made has no state, and its history begins with an entry without one
+    state, history = pipeline.get("state"), pipeline.get("state_history", [])
     if state not in ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED"):
         return "", 0
     ended = seconds(pipeline["finished_at"])
     if now - ended < GRACE:
         return "", 0
-    before = [each for each in history if each["state"] != state]
+    before = [each for each in history if each.get("state") not in (None, state)]
     cancelled = state == "CANCELED" or (before and before[-1]["state"] == "CANCELING")
     if cancelled:
         # a step that failed before has failed

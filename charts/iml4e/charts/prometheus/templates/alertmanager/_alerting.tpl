@@ -16,7 +16,7 @@ alerting:
 {{- end }}
 
 {{- define "prometheus.alertmanager.url" -}}
-http://{{ include "prometheus.fullname" . }}-alertmanager.{{ .Release.Namespace }}.svc:9093/alertmanager
+http://{{ .Release.Name }}-alertmanager.{{ .Release.Namespace }}.svc:9093/alertmanager
 {{- end }}
 
 {{- /* Whether this release runs an Alertmanager. */}}
