@@ -145,7 +145,7 @@ def test_the_probe_reaches_every_part_and_the_model(
     routes = {f"{cluster.namespace}-{RELEASE}-{part}" for part in parts} | {f"{wine.namespace}-{wine.name}"}
 
     def reached() -> set[str]:
-        return {labels["route"] for labels, value in gateway.query("probe_success == 1") if value == 1}
+        return {labels["route"] for labels, value in gateway.query('probe_success{route!=""} == 1') if value == 1}
 
     cluster.wait("the probe to reach every route", lambda: routes <= reached(), 90, pause=3)
 
