@@ -65,7 +65,7 @@ def test_a_name_that_no_namespace_has_is_refused(namespace: str) -> None:
 
 def test_the_gateway_takes_errors_from_a_port_that_no_route_leads_to() -> None:
     objects = render("laptop")
-    config = yaml.safe_load(find(objects, "ConfigMap", "iml4e-gateway")["data"]["errors.yaml"])["http"]
+    config = yaml.safe_load(find(objects, "ConfigMap", "iml4e-gateway")["data"]["middlewares.yaml"])["http"]
     assert config["middlewares"]["errors"]["errors"]["status"] == ["502-504"]
     (server,) = config["services"]["errors"]["loadBalancer"]["servers"]
     assert server["url"] == "http://iml4e-home.iml4e.svc:8001"
@@ -91,13 +91,16 @@ def test_every_entry_point_of_routes_has_the_errors(tls: bool) -> None:
     ]
     points = ["web", "websecure", "internal"] if tls else ["web"]
     assert [each for each in arguments if ".http.middlewares=" in each] == [
-        f"--entrypoints.{point}.http.middlewares=path@file,errors@file" for point in points
+        f"--entrypoints.{point}.http.middlewares=path@file,errors@file,retry@file" for point in points
     ]
 
 
-def test_without_it_the_gateway_starts_without_the_errors_file() -> None:
-    deployment = str(find(render("laptop", OFF), "Deployment", "iml4e-gateway"))
-    assert "file" not in deployment.replace("filesystem", "").replace("Filesystem", "").replace("seccompProfile", "")
+def test_without_it_the_gateway_writes_its_own_errors() -> None:
+    objects = render("laptop", OFF)
+    config = yaml.safe_load(find(objects, "ConfigMap", "iml4e-gateway")["data"]["middlewares.yaml"])["http"]
+    assert "errors" not in config["middlewares"]
+    assert "services" not in config
+    assert "errors@file" not in str(find(objects, "Deployment", "iml4e-gateway"))
 
 
 def test_without_it_the_errors_are_switched_off_too() -> None:
