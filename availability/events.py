@@ -198,9 +198,16 @@ def changes(values: dict) -> list[str]:
 def upgrade(world: World, undo: ExitStack) -> None:
     """Upgrade the chart with a changed value: pods of gateway, MLflow, Pipelines API and KServe are replaced."""
     release = world.release
-    world.revision = release.revision()
+    before, status = release.revision()
+    if status != "deployed":
+        raise console.Failure(f"The release is {status}: somebody else changes it.", "Wait until that has ended.")
     words = ["upgrade", release.name, str(CHART), "--reset-then-reuse-values", *changes(release.values())]
-    release.helm(*words, "--wait", "--timeout", "300s")
+    try:
+        release.helm(*words, "--wait", "--timeout", "300s")
+    finally:
+        # also a failed upgrade is a revision, but one that helm refused is none
+        if release.revision()[0] > before:
+            world.revision = before
 
 
 def rollback(world: World, undo: ExitStack) -> None:

@@ -60,7 +60,7 @@ def goals(
     for outcome, span in zip(outcomes, spans, strict=True):
         event = outcome.event
         if outcome.error:
-            found.append(Goal(f"{event.title}: Ready again", outcome.error, False))
+            found.append(Goal(f"{event.title}: takes place, and all is Ready again", outcome.error, False))
         for group in event.lossless:
             names = {endpoint.name for endpoint in endpoints if endpoint.group == group}
             asked, failed = lost(requests, span, names)

@@ -80,9 +80,10 @@ class Release:
         """All values of the release."""
         return json.loads(self.helm("get", "values", self.name, "--all", "--output", "json"))
 
-    def revision(self) -> int:
-        """The release's present revision."""
-        return json.loads(self.helm("status", self.name, "--output", "json"))["version"]
+    def revision(self) -> tuple[int, str]:
+        """The release's present revision, and its status."""
+        found = json.loads(self.helm("status", self.name, "--output", "json"))
+        return found["version"], found["info"]["status"]
 
     def _items(self) -> list[Object]:
         """Workloads of the release's parts and of models."""

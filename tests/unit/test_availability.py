@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import math
@@ -293,7 +294,7 @@ def test_what_is_missed_otherwise() -> None:
     found = judged(requests, outcome("kill", 0, error="Not Ready again"), difference=0.6)
     assert [goal for goal, met in found.items() if met is False] == [
         "Right answers in all: at least 99%",
-        "kill: Ready again",
+        "kill: takes place, and all is Ready again",
         "Prometheus' availability differs by at most 0.5 points",
     ]
     assert judged(requests, outcome("kill", 0), difference=None).popitem()[1] is None
@@ -389,6 +390,29 @@ def test_events_are_chosen_by_name_or_length() -> None:
 def test_nothing_is_rolled_back_that_was_not_upgraded_here() -> None:
     with pytest.raises(console.Failure, match="Nothing was upgraded in this run"), ExitStack() as undo:
         events.rollback(world(), undo)
+
+
+@pytest.mark.parametrize(
+    ("status", "refused", "back"),
+    [("deployed", False, 7), ("deployed", True, 0), ("pending-upgrade", False, 0)],
+)
+def test_only_an_upgrade_of_ours_is_rolled_back(status: str, refused: bool, back: int) -> None:
+    """Helm refuses an upgrade while another one is under way: there is nothing of ours to roll back then."""
+    revisions = [7]
+
+    def helm(*words: str) -> None:
+        if refused:
+            raise console.Failure("another operation is in progress")
+        revisions.append(8)
+
+    here = world()
+    here.release = SimpleNamespace(  # type: ignore[assignment]
+        name="iml4e", values=dict, revision=lambda: (revisions[-1], status), helm=helm
+    )
+    outcome = events.Event("upgrade", "upgrade", events.upgrade)
+    with contextlib.suppress(console.Failure), ExitStack() as undo:
+        outcome.act(here, undo)
+    assert here.revision == back
 
 
 def test_an_upgrade_changes_the_cpu_request_of_what_is_on() -> None:
