@@ -137,7 +137,7 @@ ONE_REPLICA = {
     "grafana": "its database is a file",
     "mariadb-metrics": "two would count the same database twice",
     "prometheus-probe": "Prometheus asks it anew every few seconds",
-    "prometheus-alertmanager": "replicas would have to find each other, or notify twice",
+    "alertmanager": "replicas would have to find each other, or notify twice",
     "pipelines-agent": "two would report the same runs twice",
     "pipelines-scheduler": "two would start each recurring run twice",
     "pipelines-metadata": "two at once on an empty database leave half of its tables",
