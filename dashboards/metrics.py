@@ -139,7 +139,7 @@ SOURCES = (
     Source("the probes", "probes", ("probe_duration_seconds",), 'up{job="probes"}'),
     Source(
         "NVIDIA's DCGM exporter",
-        "dcgm",
+        "gpus",
         (
             "DCGM_FI_DEV_GPU_UTIL",
             "DCGM_FI_DEV_FB_USED",

@@ -363,4 +363,30 @@
       regex: kubelet_volume_stats_(available|capacity|used)_bytes;{{ .Release.Namespace }}
       action: keep
 {{- end }}
+{{- if .Values.gpus.enabled }}
+
+# GPUs: NVIDIA's DCGM exporter in any namespace, as the GPU operator and the exporter's own chart label it. The exporter's labels
+# namespace, pod and container name who uses the GPU.
+- job_name: gpus
+  honor_labels: true
+  kubernetes_sd_configs:
+    - role: pod
+      selectors:
+        - role: pod
+          label: app=nvidia-dcgm-exporter
+    - role: pod
+      selectors:
+        - role: pod
+          label: app.kubernetes.io/name in (dcgm-exporter,gke-managed-dcgm-exporter)
+  relabel_configs:
+    - source_labels: [__meta_kubernetes_pod_phase, __meta_kubernetes_pod_container_port_number]
+      regex: Running;9400
+      action: keep
+    - source_labels: [__meta_kubernetes_pod_node_name]
+      target_label: node
+  metric_relabel_configs:
+    - source_labels: [__name__]
+      regex: DCGM_FI_(DEV_(GPU_UTIL|FB_USED|FB_FREE|GPU_TEMP|POWER_USAGE|XID_ERRORS)|PROF_GR_ENGINE_ACTIVE)
+      action: keep
+{{- end }}
 {{- end }}
