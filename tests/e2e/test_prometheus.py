@@ -259,3 +259,36 @@ def test_a_burst_of_errors_raises_an_alert_in_its_time(cluster: Cluster, gateway
     finally:
         cluster.delete(serving.GATEWAY, "HTTPRoute", unique)
         cluster.delete("v1", "Service", unique)
+
+
+#: What DCGM exporter 4 serves on a node with one GPU that a pod uses: no machine of these tests has a GPU.
+DCGM = """
+import http.server
+LABELS = 'gpu="0",UUID="GPU-1",modelName="NVIDIA H100",Hostname="node-1",container="main",namespace="elsewhere",pod="training-1"'
+VALUES = {"DCGM_FI_DEV_GPU_UTIL": 80, "DCGM_FI_DEV_FB_USED": 1000, "DCGM_FI_DEV_SM_CLOCK": 1980}
+TEXT = "".join("# TYPE %s gauge\\n%s{%s} %s\\n" % (name, name, LABELS, value) for name, value in VALUES.items())
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Type", "text/plain; version=0.0.4")
+        self.end_headers()
+        self.wfile.write(TEXT.encode())
+http.server.HTTPServer(("", 9400), Handler).serve_forever()
+"""
+
+
+def test_a_gpu_belongs_to_the_pod_that_uses_it(cluster: Cluster, gateway: Gateway, unique: str) -> None:
+    mlflow = cluster.get("apps/v1", "Deployment", f"{RELEASE}-mlflow")["spec"]["template"]["spec"]["containers"][0]
+    exporter = pod(unique, cluster.namespace, mlflow["image"], "python", "-c", DCGM)
+    exporter["metadata"]["labels"] = {"app": "nvidia-dcgm-exporter"}
+    (container,) = exporter["spec"]["containers"]
+    container["ports"] = [{"name": "metrics", "containerPort": 9400}]
+    container["resources"]["limits"]["memory"] = "64Mi"
+    cluster.apply(exporter)
+    try:
+        used = 'DCGM_FI_DEV_FB_USED{namespace="elsewhere",pod="training-1",container="main",job="gpus"}'
+        found = cluster.wait("the GPU's series", lambda: gateway.query(used), 90)
+        assert [value for _, value in found] == [1000]
+        assert gateway.query("DCGM_FI_DEV_SM_CLOCK") == []
+    finally:
+        cluster.delete("v1", "Pod", unique)

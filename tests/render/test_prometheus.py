@@ -254,3 +254,10 @@ def test_the_objective_is_a_value(percent: float | str) -> None:
     assert "route:probe_reached:bool[14d]" in text
     assert "WINDOW" not in text
     assert "OBJECTIVE" not in text
+
+
+def test_gpus_are_scraped_unless_switched_off() -> None:
+    (job,) = [job for job in configuration()["scrape_configs"] if job["job_name"] == "gpus"]
+    assert job["honor_labels"] is True
+    off = configuration({"prometheus": {"gpus": {"enabled": False}}})
+    assert "gpus" not in [job["job_name"] for job in off["scrape_configs"]]
