@@ -64,9 +64,9 @@ def client(url: str, connection: str, timeout: float, verify: ssl.SSLContext) ->
 class Load:
     """Constant load from a thread of its own, so that what happens meanwhile does not hold up the schedule."""
 
-    def __init__(self, url: str, endpoints: Sequence[Endpoint], timeout: float = 10.0) -> None:
+    def __init__(self, url: str, endpoints: Sequence[Endpoint]) -> None:
         """Nothing is sent yet."""
-        self.url, self.endpoints, self.timeout = url, endpoints, timeout
+        self.url, self.endpoints = url, endpoints
         self.requests: list[Request] = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
@@ -79,7 +79,7 @@ class Load:
     def __exit__(self, *_: object) -> None:
         """Send no more, and wait for the answers that are due."""
         self._stop.set()
-        self._thread.join(self.timeout + 10)
+        self._thread.join(max(each.patience for each in self.endpoints) + 10)
 
     async def _run(self) -> None:
         # this thread alone: a client elsewhere would not share the cores of the platform
@@ -97,7 +97,7 @@ class Load:
         loop = asyncio.get_running_loop()
         begun, wall = loop.time(), time.time()
         async with (
-            client(self.url, connection, self.timeout, verify) as session,
+            client(self.url, connection, endpoint.patience, verify) as session,
             asyncio.TaskGroup() as group,
         ):
             for number in itertools.count():
@@ -115,7 +115,7 @@ class Load:
         loop = asyncio.get_running_loop()
         late = loop.time() - due
         try:
-            async with asyncio.timeout(self.timeout):
+            async with asyncio.timeout(endpoint.patience):
                 answer = await session.request(endpoint.method, endpoint.path, json=endpoint.body(number))
             outcome = endpoint.judge(answer.status_code, answer.content)
         except (httpx.HTTPError, OSError, TimeoutError) as error:
@@ -123,10 +123,10 @@ class Load:
         self.requests.append(Request(endpoint.name, connection, at, loop.time() - due, late, outcome))
 
 
-def once(url: str, endpoint: Endpoint, timeout: float = 10.0) -> str:
+def once(url: str, endpoint: Endpoint) -> str:
     """Ask once, in the foreground: empty, or the kind of the failure."""
     try:
-        with httpx.Client(base_url=url, timeout=timeout, trust_env=False) as session:
+        with httpx.Client(base_url=url, timeout=endpoint.patience, trust_env=False) as session:
             answer = session.request(endpoint.method, endpoint.path, json=endpoint.body(0))
     except (httpx.HTTPError, OSError) as error:
         return kind_of(error)

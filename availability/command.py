@@ -46,7 +46,6 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--pause", type=float, help="seconds without an event around each event")
     parser.add_argument("--hold", type=float, help="seconds that a part stays away")
     parser.add_argument("--no-model", action="store_true", help="deploy no model of two replicas")
-    parser.add_argument("--timeout", type=float, default=10, help="seconds that an answer may take")
     parser.add_argument("--out", type=Path, default=REPO / "reports" / "availability", help="folder of the report")
     parser.add_argument("--page", type=Path, help="page of the documentation that gets the tables")
     return parser.parse_args(words)
@@ -103,7 +102,7 @@ def measure(args: argparse.Namespace, world: World, stack: ExitStack) -> report.
     rate = sum(2 * endpoint.rate for endpoint in found.endpoints)
     console.say(f"{len(found.endpoints)} endpoints, {rate:.0f} requests per second, {len(chosen)} events.")
     outcomes: list[Outcome] = []
-    load = Load(release.url, found.endpoints, args.timeout)
+    load = Load(release.url, found.endpoints)
     before = os.getloadavg()[0]
     stack.callback(put_back, world)
     start = time.time()

@@ -19,6 +19,8 @@ GATEWAY, MODELS, MLFLOW, PIPELINES = "gateway", "models", "MLflow", "Pipelines A
 ARTIFACTS, PAGES = "artifacts", "pages"
 #: Requests per second of each kind of connection: as many as a small machine answers without effort.
 FAST, MEDIUM, SLOW, RARE = 10.0, 5.0, 2.0, 0.2
+#: Seconds that clients of MLflow and of the Pipelines API wait for an answer: MLflow's own client waits 120, `kfp` without end.
+PATIENCE = 60.0
 ROW = 1.0
 """Value of each number in a model's input: the answer matters only in that it stays the same."""
 
@@ -42,6 +44,8 @@ class Endpoint:
     expected: Any = True
     moved: bool = False
     """Whether a redirect is a right answer."""
+    patience: float = 10.0
+    """Seconds that an answer may take."""
     replicas: int = 0
     """Of a model: how many; 0: not known."""
 
@@ -142,6 +146,8 @@ def mlflow(route: str, run: str, experiment: str) -> list[Endpoint]:
     path = ARTIFACT.format(experiment=experiment, run=run)
     artifact = Endpoint("MLflow, artifact", ARTIFACTS, "GET", path, SLOW, route)
     artifact.answers, artifact.expected = bytes, CONTENT
+    for each in (read, write, artifact):
+        each.patience = PATIENCE
     return [read, write, artifact]
 
 
@@ -152,6 +158,7 @@ def pipelines(route: str, experiment: str) -> list[Endpoint]:
     read.answers = lambda content: len(json.loads(content)["experiments"])
     read.expected = 1
     write = Endpoint("Pipelines API, write", PIPELINES, "POST", f"{api}/{experiment}:archive", RARE, route)
+    read.patience = write.patience = PATIENCE
     return [read, write]
 
 

@@ -99,7 +99,9 @@ def ask(rate: float = 20.0, name: str = "a") -> Endpoint:
 def loaded(url: str, count: int, endpoint: Endpoint | None = None, timeout: float = 5.0) -> list[Request]:
     """Send load until so many requests have ended, however slow this machine is."""
     deadline = time.monotonic() + 30
-    with Load(url, [endpoint or ask()], timeout) as load:
+    endpoint = endpoint or ask()
+    endpoint.patience = timeout
+    with Load(url, [endpoint]) as load:
         while len(load.requests) < count and time.monotonic() < deadline:
             time.sleep(0.02)
     return load.requests

@@ -115,7 +115,13 @@ class Artifacts:
             "s3",
             endpoint_url=os.environ.get("MLFLOW_S3_ENDPOINT_URL"),
             verify=False if os.environ.get("MLFLOW_S3_IGNORE_TLS", "").lower() == "true" else None,
-            config=Config(s3={"addressing_style": style}, max_pool_connections=2 * UPLOADS),
+            config=Config(
+                s3={"addressing_style": style},
+                max_pool_connections=2 * UPLOADS,
+                # a store that is away is tried for some seconds: longer, and the requests that wait would go on failing after its return
+                connect_timeout=3,
+                retries={"mode": "standard", "total_max_attempts": 4},
+            ),
         )
         self.extra = json.loads(os.environ.get("MLFLOW_S3_UPLOAD_EXTRA_ARGS") or "{}")
 
