@@ -14,7 +14,7 @@ from support.parts import WITH_UI
 KIND = {"group": "gateway.networking.k8s.io", "kind": "Gateway"}
 GATEWAY = {"name": "shared", "namespace": "infra", "url": "http://envoy-shared.envoy-system.svc.cluster.local:8080"}
 #: Routes of parts, by their names after the release's
-ROUTES = (*WITH_UI, "pipelines-probe")
+ROUTES = (*WITH_UI, "alertmanager", "pipelines-probe")
 MLFLOW = "https://tracking.example.com/mlflow"
 
 
@@ -82,9 +82,9 @@ def test_mlflow_answers_under_its_name_in_the_cluster(name: str) -> None:
 )
 def test_its_pods_are_let_in(policy: str) -> None:
     """They are in the Gateway's namespace (Istio, Traefik), or in that of the Service that leads to them (Envoy Gateway)."""
-    (rule,) = find(elsewhere(), "NetworkPolicy", policy)["spec"]["ingress"]
     names = [
         each["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]
+        for rule in find(elsewhere(), "NetworkPolicy", policy)["spec"]["ingress"]
         for each in rule["from"]
         if "namespaceSelector" in each
     ]

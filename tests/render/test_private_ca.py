@@ -30,6 +30,7 @@ TRUST = {
     "Deployment/iml4e-mlflow migrate": (DATABASE,),
     "Deployment/iml4e-mlflow mlflow": (*PYTHON, DATABASE),
     "CronJob/iml4e-mlflow-gc gc": (*PYTHON, DATABASE),
+    "Deployment/iml4e-home home": ("CA_FILE",),
     "Deployment/iml4e-pipelines api": ("SSL_CERT_DIR",),
     "Deployment/iml4e-pipelines-ui ui": ("NODE_EXTRA_CA_CERTS",),
     "CronJob/iml4e-pipelines-mlflow mlflow": ("CA_FILE",),

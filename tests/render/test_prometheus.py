@@ -26,7 +26,7 @@ def rules() -> list[dict[str, Any]]:
 def test_parts_and_models_are_scraped() -> None:
     assert {job["job_name"] for job in configuration()["scrape_configs"]} == {
         "prometheus", "parts", "models", "pods", "pods-not-running", "containers", "cgroups", "volumes", "probes",
-        "certificates",
+        "certificates", "gpus",
     }  # fmt: skip
 
 
@@ -195,7 +195,7 @@ def test_every_route_of_a_part_is_asked() -> None:
         if path := (service["metadata"].get("annotations") or {}).get("iml4e.org/probe"):
             asked[f"iml4e-{service['metadata']['labels']['app.kubernetes.io/component']}"] = path.removeprefix("GET ")
     # the probe's own route, and a page that is no API
-    assert set(asked) == set(routes) - {"iml4e-pipelines-probe", "iml4e-prometheus-alertmanager"}
+    assert set(asked) == set(routes) - {"iml4e-pipelines-probe", "iml4e-alertmanager"}
     matches = [m["path"]["value"] for rules in routes.values() for rule in rules for m in rule["matches"]]
     assert all(any(path.startswith(match) for match in matches) for path in asked.values())
 

@@ -122,7 +122,7 @@ def test_a_terminating_gateway_says_that_it_serves() -> None:
 
 def test_a_request_that_reached_nobody_goes_to_another_pod() -> None:
     """Inside of the error pages, which would otherwise see the first try."""
-    for enabled, wanted in ((True, "errors@file,retry@file"), (False, "retry@file")):
+    for enabled, wanted in ((True, "path@file,errors@file,retry@file"), (False, "retry@file")):
         objects = render("default", {"gateway": {"errorPages": {"enabled": enabled}}})
         [gateway] = [each for each in of_kind(objects, "Deployment") if short(each) == "gateway"]
         pod = pod_template(gateway)["spec"]

@@ -73,12 +73,13 @@ def test_a_part_that_is_off_is_missed_by_nobody(part: str) -> None:
 def test_a_part_that_is_off_takes_nothing_else_along(part: str) -> None:
     without = {kind_and_name(thing) for thing in render(values=only(*(name for name in EVERY if name != part)))}
     missing = [thing for thing in render() if kind_and_name(thing) not in without]
-    # a route is of no use without the gateway, nor the Job that ends MLflow's runs without MLflow; the Job
+    # a route and the probe are of no use without the gateway, nor the Job that ends MLflow's runs without MLflow; the Job
     # that makes Secrets has another name when it has another plan
     may_go = [
         thing
         for thing in missing
         if (part == "gateway" and thing["kind"] == "HTTPRoute")
+        or (part == "gateway" and thing["metadata"]["name"] == "iml4e-prometheus-probe")
         or (part == "mlflow" and thing["metadata"]["name"] == "iml4e-pipelines-mlflow")
         or labels(thing).get(COMPONENT) == "secrets"
     ]

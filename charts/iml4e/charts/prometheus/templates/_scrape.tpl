@@ -363,7 +363,8 @@
       regex: kubelet_volume_stats_(available|capacity|used)_bytes;{{ .Release.Namespace }}
       action: keep
 {{- end }}
-{{- if .Values.gpus.enabled }}
+{{- /* an operator is told of the exporter by the exporter's own ServiceMonitor */}}
+{{- if and .Values.gpus.enabled (eq .Values.global.monitoring.mode "bundled") }}
 
 # GPUs: NVIDIA's DCGM exporter in any namespace, as the GPU operator and the exporter's own chart label it. The exporter's labels
 # namespace, pod and container name who uses the GPU.
