@@ -69,6 +69,7 @@ def ports(cluster: Cluster, values: dict[str, Any], certificate: Path) -> Iterat
             NAME, {"metadata": {"name": "edge"}, "type": "kubernetes.io/tls", "data": data}
         )
         gateway = {"service": {"type": "ClusterIP"}, "tls": {"enabled": True, "secretName": "edge"}}
+        gateway["errorPages"] = {"enabled": False}
         gateway["resources"] = {"requests": {"cpu": "10m", "memory": "64Mi"}}
         # the port of the redirect has to be known before one is forwarded
         shared = {"imageRegistry": values["global"]["imageRegistry"], "publicUrl": "https://localhost:30443"}
