@@ -73,6 +73,8 @@ def test_an_interrupted_event_is_undone(cluster: Cluster, gateway: Gateway, tmp_
     with subprocess.Popen(
         command(tmp_path, "--events", "away-minio", "--hold", "60"),
         cwd=REPO, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        # a shell starts what runs in the background deaf to Ctrl-C
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:  # fmt: skip
         try:
             cluster.wait("MinIO to be gone", lambda: not cluster.workload("StatefulSet", store)["spec"]["replicas"], 60)

@@ -86,6 +86,8 @@ def asked(gateway: Gateway, model: Model, values: dict[str, Any]) -> Iterator[li
     found += [each for each in endpoints.mlflow("", run, experiment) if each.group != endpoints.ARTIFACTS]
     if values["pipelines"]["enabled"]:
         found += [each for each in endpoints.pipelines("", "") if each.name.endswith("read")]
+    for each in found:
+        each.patience = PATIENCE
     yield [each for each in found if "Grafana" not in each.name]
     mlflow.delete_experiment(experiment)
 
@@ -130,7 +132,7 @@ class Upload(threading.Thread):
 def test_rolling_restarts_lose_no_request(cluster: Cluster, asked: list[endpoints.Endpoint], gateway: Gateway) -> None:
     names = deployments(cluster, RESTARTED)
     upload = Upload(gateway.mlflow.search_experiments()[0].experiment_id)
-    with Load(URL, asked, PATIENCE) as load:
+    with Load(URL, asked) as load:
         time.sleep(3)
         upload.start()
         time.sleep(2)
@@ -156,7 +158,7 @@ def test_a_changed_model_loses_no_request(
         available.append(status.get("availableReplicas", 0))
         return serving.is_ready(cluster, NAME) and settled(cluster, f"{NAME}-predictor")
 
-    with Load(URL, [each for each in asked if each.group == endpoints.MODELS], PATIENCE) as load:
+    with Load(URL, [each for each in asked if each.group == endpoints.MODELS]) as load:
         time.sleep(3)
         cluster.apply(service)
         cluster.wait("the changed model", changed, 240, selector=f"serving.kserve.io/inferenceservice={NAME}")
@@ -185,7 +187,7 @@ def test_a_killed_pod_of_two_costs_next_to_nothing(
     cluster: Cluster, doubled: list[str], asked: list[endpoints.Endpoint]
 ) -> None:
     killed = [*doubled, f"{NAME}-predictor"]
-    with Load(URL, asked, PATIENCE) as load:
+    with Load(URL, asked) as load:
         time.sleep(5)
         for name in killed:
             labels = cluster.workload("Deployment", name)["spec"]["selector"]["matchLabels"]
