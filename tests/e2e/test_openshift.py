@@ -61,7 +61,7 @@ def test_the_platform_works_under_any_user(there: Cluster) -> None:
         assert code == 0, said
         assert result["deployed"], said
         pods = [pod for pod in there.pods() if pod["status"]["phase"] == "Running"]
-        assert len(pods) == 6, [pod["metadata"]["name"] for pod in pods]  # five parts and the model
+        assert len(pods) == 10, [pod["metadata"]["name"] for pod in pods]  # nine of the parts and the model
         for pod in pods:
             assert is_ready(pod), pod["metadata"]["name"]
             spec = pod["spec"]

@@ -27,6 +27,7 @@ VALUES = {
     "kserve": {"controller": {"enabled": False}},
     "pipelines": {"enabled": False},
     "prometheus": {"enabled": False},
+    "grafana": {"enabled": False},
 }
 LABELS = {"app": "edge"}
 SEARCH = "/mlflow/api/2.0/mlflow/experiments/search"

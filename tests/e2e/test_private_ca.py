@@ -49,6 +49,7 @@ VALUES: dict[str, Any] = {
     "mlflow": {"resources": SMALL, "gc": {"enabled": True, "dryRun": False, "olderThan": "0s", "resources": SMALL}},
     "pipelines": {"enabled": False},
     "prometheus": {"enabled": False},
+    "grafana": {"enabled": False},
 }
 USER = """
 import json, mlflow

@@ -20,6 +20,7 @@ VALUES = {
     "gateway": {"service": {"type": "ClusterIP"}},
     "pipelines": {"enabled": False},
     "prometheus": {"enabled": False},
+    "grafana": {"enabled": False},
 }
 TRAIN = """
 import mlflow

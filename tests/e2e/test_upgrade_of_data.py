@@ -31,6 +31,7 @@ DATABASES = ("mlflow", "mlpipeline", "metadb")
 VALUES = {
     "kserve": {"enabled": False},
     "prometheus": {"enabled": False},
+    "grafana": {"enabled": False},
     "gateway": {"service": {"type": "ClusterIP"}},
     "mariadb": {"persistence": {"size": "2Gi", "storageClass": NAME}},
 }

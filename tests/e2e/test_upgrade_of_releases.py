@@ -57,7 +57,10 @@ def test_a_release_is_upgraded_and_rolled_back_without_loss(
     cluster: Cluster, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    with releases.namespace(cluster, NAME) as there, releases.installed(there, ["laptop"], chart=package):
+    with (
+        releases.namespace(cluster, NAME) as there,
+        releases.installed(there, [package.with_suffix(".yaml")], chart=package),
+    ):
         first, keys = chart_of(there), secrets(there)
         assert len(keys) >= 8
         with tracking(there) as client:

@@ -256,6 +256,16 @@ def test_the_objective_is_a_value(percent: float | str) -> None:
     assert "OBJECTIVE" not in text
 
 
+@pytest.mark.parametrize(
+    ("kept", "window", "used"),
+    [("30d", "", "28d"), ("7d", "", "7d"), ("36h", "", "1d"), ("2w", "", "14d"), ("6h", "", "1d"), ("1y", "", "28d"), ("30d", "3d", "3d")],
+)  # fmt: skip
+def test_the_objective_holds_as_long_as_samples_are_kept(kept: str, window: str, used: str) -> None:
+    values = {"prometheus": {"retention": {"time": kept}, "objectives": {"window": window}}}
+    text = find(render("laptop", values), "ConfigMap", "iml4e-prometheus")["data"]["rules.yaml"]
+    assert f"route:probe_reached:bool[{used}]" in text
+
+
 def test_gpus_are_scraped_unless_switched_off() -> None:
     (job,) = [job for job in configuration()["scrape_configs"] if job["job_name"] == "gpus"]
     assert job["honor_labels"] is True

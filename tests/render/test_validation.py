@@ -94,7 +94,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "mlflow is off, but pipelines tracks its runs there: set pipelines.mlflow.enabled=false, or global.mlflow.url",
     ),
     "an objective over a longer time than samples are kept": (
-        {"prometheus": {"retention": {"time": "1d"}}},
+        {"prometheus": {"retention": {"time": "1d"}, "objectives": {"window": "7d"}}},
         "prometheus.objectives.window is 7d, but Prometheus keeps samples for 1d: set it to at most prometheus.retention.time.",
     ),
     "texts of errors of a part that is off": (

@@ -53,13 +53,15 @@ def namespace(cluster: Cluster, name: str, *rules: Object) -> Iterator[Cluster]:
 
 
 @contextlib.contextmanager
-def installed(there: Cluster, profiles: Sequence[str], *values: Object, chart: Path = helm.CHART) -> Iterator[None]:
+def installed(
+    there: Cluster, profiles: Sequence[str | Path], *values: Object, chart: Path = helm.CHART
+) -> Iterator[None]:
     """A release of the namespace's name, all Ready; it and its models go at the end."""
     shared = {"imageRegistry": helm.release_values()["global"]["imageRegistry"], "runtime": runtime(there)}
     # an earlier chart refuses the names of parts that it lacks
     parts = yaml.safe_load(helm.helm("show", "values", chart))
     small = {part: values for part, values in SMALL.items() if part in parts}
-    files = [helm.VALUES / f"{profile}.yaml" for profile in profiles]
+    files = [profile if isinstance(profile, Path) else helm.VALUES / f"{profile}.yaml" for profile in profiles]
     try:
         helm.install(there.namespace, files, helm.merged(small, {"global": shared}, *values), chart=chart)
         yield
