@@ -177,7 +177,9 @@ def find_image(cluster: Cluster) -> str:
 def test_nothing_of_the_release_is_a_gateway(cluster: Cluster, address: str) -> None:
     for kind in ("Gateway", "HTTPRoute"):
         found = cluster.list("gateway.networking.k8s.io/v1", kind, namespace=NAME)
-        assert [thing["metadata"]["name"] for thing in found] == ([f"{NAME}-mlflow"] if kind == "HTTPRoute" else [])
+        assert [thing["metadata"]["name"] for thing in found] == [
+            f"{NAME}-{part}" for part in ("home", "mlflow") if kind == "HTTPRoute"
+        ]
 
 
 def test_mlflows_page_opens_and_offers_no_signed_urls(cluster: Cluster, address: str) -> None:

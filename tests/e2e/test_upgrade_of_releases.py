@@ -70,7 +70,8 @@ def test_a_release_is_upgraded_and_rolled_back_without_loss(
             client.create_registered_model("kept")
 
         def unchanged() -> None:
-            assert secrets(there) == keys
+            # a newer chart may add Secrets
+            assert {name: data for name, data in secrets(there).items() if name in keys} == keys
             with tracking(there) as client:
                 found = client.get_run(run)
                 assert found.data.metrics == {"loss": 0.5}
