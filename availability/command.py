@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ipaddress
 import os
 import shlex
 import shutil
@@ -13,9 +12,9 @@ import sys
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from scripts.common import console
+from scripts.common.address import is_this_machine
 from scripts.common.paths import REPO
 
 from . import events, judge, machine, plot, prometheus, report
@@ -60,12 +59,7 @@ def address(option: str | None) -> str:
     if option:
         return option.rstrip("/")
     url = os.environ.get("IML4E_URL", URL).rstrip("/")
-    host = urlsplit(url).hostname or ""
-    try:
-        here = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        here = host == "localhost"
-    if not here:
+    if not is_this_machine(url):
         raise console.Failure(f"IML4E_URL is {url}, which is not this machine.", f"To put load on it, add --url {url}.")
     return url
 

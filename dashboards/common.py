@@ -29,6 +29,8 @@ SOURCE = kinds.DataSourceRef(type_val="prometheus", uid="${datasource}")
 #: From a board's address up to the root of the host. A chart that serves the boards elsewhere replaces it by the platform's address.
 PLATFORM = "../../../.."
 RATE = "$__rate_interval"
+#: In place of a panel of GPUs without series.
+NO_GPU = "no GPU metrics: needs NVIDIA's DCGM exporter"
 
 Thresholds = tuple[tuple[float | None, str], ...]
 #: Nothing to judge.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dashboards.common import PLAIN, PODS, RUN_PAGE, Board, Column, Query, bars, course, none, rows, value, zero
+from dashboards.common import NO_GPU, PLAIN, PODS, RUN_PAGE, Board, Column, Query, bars, course, none, rows, value, zero
 
 CHOSEN = 'run!="", pipeline=~"$pipeline"'
 #: Series of runs that are over count too: the highest value of a sum that only grows is the whole.
@@ -175,7 +175,7 @@ def board() -> Board:
             ),
             top=1,
             width=12,
-            nothing="no GPU metrics: needs NVIDIA's DCGM exporter",
+            nothing=NO_GPU,
         ),
         course(
             "GPU memory by step",
@@ -186,7 +186,7 @@ def board() -> Board:
                 "{{pipeline}} {{step}}",
             ),
             width=12,
-            nothing="no GPU metrics: needs NVIDIA's DCGM exporter",
+            nothing=NO_GPU,
         ),
         collapsed=True,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dashboards.common import (
     CODES,
     FAILED,
+    NO_GPU,
     PODS,
     RATE,
     REQUESTS,
@@ -256,7 +257,7 @@ def board() -> Board:
             "percent",
             Query(f"avg by ({gpu}) (DCGM_FI_DEV_GPU_UTIL)", "{{Hostname}} GPU {{gpu}}"),
             top=100,
-            nothing="no GPU metrics: needs NVIDIA's DCGM exporter",
+            nothing=NO_GPU,
         ),
         course(
             "GPU memory used",
@@ -268,14 +269,14 @@ def board() -> Board:
             ),
             thresholds=((0.95, "red"),),
             top=1,
-            nothing="no GPU metrics: needs NVIDIA's DCGM exporter",
+            nothing=NO_GPU,
         ),
         course(
             "GPU engine active by pod",
             "Share of time in which the graphics engine worked, by pod: right also where GPUs are split (MIG).",
             "percentunit",
             Query("sum by (namespace, pod) (DCGM_FI_PROF_GR_ENGINE_ACTIVE)", "{{namespace}} {{pod}}"),
-            nothing="no GPU metrics: needs NVIDIA's DCGM exporter",
+            nothing=NO_GPU,
         ),
         course(
             "GPU temperature",
@@ -283,7 +284,7 @@ def board() -> Board:
             "celsius",
             Query(f"max by ({gpu}) (DCGM_FI_DEV_GPU_TEMP)", "{{Hostname}} GPU {{gpu}}"),
             thresholds=((85, "red"),),
-            nothing="no GPU metrics: needs NVIDIA's DCGM exporter",
+            nothing=NO_GPU,
         ),
         course(
             "GPU power",
@@ -291,7 +292,7 @@ def board() -> Board:
             "watt",
             Query(f"sum by ({gpu}) (DCGM_FI_DEV_POWER_USAGE)", "{{Hostname}} GPU {{gpu}}"),
             stacked=True,
-            nothing="no GPU metrics: needs NVIDIA's DCGM exporter",
+            nothing=NO_GPU,
         ),
         course(
             "GPU errors (XID)",
@@ -299,7 +300,7 @@ def board() -> Board:
             "none",
             Query(f"max by ({gpu}) (DCGM_FI_DEV_XID_ERRORS)", "{{Hostname}} GPU {{gpu}}"),
             thresholds=((1, "red"),),
-            nothing="no GPU metrics: needs NVIDIA's DCGM exporter",
+            nothing=NO_GPU,
         ),
         collapsed=True,
     )

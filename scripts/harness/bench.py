@@ -9,7 +9,6 @@ import argparse
 import contextlib
 import hashlib
 import http.client
-import ipaddress
 import json
 import os
 import platform
@@ -29,6 +28,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from scripts.common import console, python
+from scripts.common.address import is_this_machine
 from scripts.common.paths import CACHE, REPO
 
 Figures = dict[str, float]
@@ -136,12 +136,7 @@ def local(url: str) -> str:
     Raises:
         console.Failure: it is not.
     """
-    host = urlsplit(url).hostname or ""
-    try:
-        ours = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        ours = host == "localhost"
-    if not ours:
+    if not is_this_machine(url):
         raise console.Failure(f"{url} is not this machine.", "Unset IML4E_URL, or forward a local port and name that.")
     return url
 
