@@ -78,7 +78,10 @@ def goals(
     found.append(Goal(goal, f"{late * 1000:.0f} ms", late <= LATE))
     text = "" if difference is None else f"{difference:.2f} points"
     met = None if difference is None else difference <= POINTS
-    return [*found, Goal(f"Prometheus' availability differs by at most {POINTS} points", text, met)]
+    return [
+        *found,
+        Goal(f"Prometheus' availability differs by at most {POINTS} points, answers within 10 s", text, met),
+    ]
 
 
 def _base(endpoint: Endpoint, own: str) -> str:

@@ -6,6 +6,7 @@ import math
 import re
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -50,7 +51,11 @@ def there(gateway: Gateway, expression: str) -> bool:
 
 
 @pytest.mark.parametrize(("name", "expression"), QUERIES, ids=[name for name, _ in QUERIES])
-def test_a_query_has_an_answer(cluster: Cluster, gateway: Gateway, name: str, expression: str) -> None:
+def test_a_query_has_an_answer(
+    cluster: Cluster, gateway: Gateway, values: dict[str, Any], name: str, expression: str
+) -> None:
+    if "-pipelines" in expression and not values["pipelines"]["enabled"]:
+        pytest.skip(f"{name} needs Kubeflow Pipelines, which this release does not have")
     for source in sources(expression):
         if source.present and not gateway.query(source.present) and not there(gateway, expression):
             pytest.skip(f"{name} needs {source.name}, which this cluster does not have")

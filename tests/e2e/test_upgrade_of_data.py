@@ -27,11 +27,12 @@ pytestmark = [pytest.mark.disruptive, pytest.mark.timeout(900)]
 
 COMMIT = "5ccae1f"
 NAME = "first"
+#: A part that the first chart did not have.
+NEWER = ("--set", "grafana.enabled=false")
 DATABASES = ("mlflow", "mlpipeline", "metadb")
 VALUES = {
     "kserve": {"enabled": False},
     "prometheus": {"enabled": False},
-    "grafana": {"enabled": False},
     "gateway": {"service": {"type": "ClusterIP"}},
     "mariadb": {"persistence": {"size": "2Gi", "storageClass": NAME}},
 }
@@ -45,10 +46,11 @@ class Release:
     values: dict[str, Any]
 
     def helm(self, verb: str, chart: Path, *options: str) -> str:
-        """Install or upgrade it."""
+        """Install or upgrade it, with the laptop profile that its chart came with."""
+        profile = chart.parent.parent / "values" / "laptop.yaml"
         sets = (word for part, value in self.values.items() for word in ("--set-json", f"{part}={json.dumps(value)}"))
         return helm.helm(
-            verb, NAME, chart, "--namespace", NAME, "--skip-crds", "--values", helm.VALUES / "laptop.yaml", *sets,
+            verb, NAME, chart, "--namespace", NAME, "--skip-crds", "--values", profile, *sets,
             *options, timeout=400,
         )  # fmt: skip
 
@@ -88,7 +90,7 @@ class Release:
 @pytest.fixture(scope="module")
 def chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The chart of the first release."""
-    archive = ["git", "-C", helm.REPO, "archive", "--format=tar", COMMIT, "charts/iml4e"]
+    archive = ["git", "-C", helm.REPO, "archive", "--format=tar", COMMIT, "charts/iml4e", "values"]
     done = subprocess.run(archive, capture_output=True, check=False)
     if done.returncode:
         pytest.skip(f"commit {COMMIT} is not in this clone: `git fetch --unshallow` brings it. {done.stderr.decode()}")
@@ -159,13 +161,13 @@ def test_an_old_release_is_upgraded_without_loss(release: Release, tmp_path: Pat
     # the volume has to grow first, and the sentence says how
     release.values["mariadb"] = {"persistence": {"size": "3Gi", "storageClass": NAME}}
     with pytest.raises(helm.HelmError) as refused:
-        release.helm("upgrade", helm.CHART)
+        release.helm("upgrade", helm.CHART, *NEWER)
     assert len(json.loads(helm.helm("history", NAME, "--namespace", NAME, "--output", "json"))) == 1
     (command,) = re.findall(r"kubectl -n .*$", str(refused.value), re.MULTILINE)
     subprocess.run(
         [*shlex.split(command), "--kubeconfig", str(release.cluster.config)], check=True, capture_output=True
     )
-    release.helm("upgrade", helm.CHART)
+    release.helm("upgrade", helm.CHART, *NEWER)
 
     # the conversion is killed as soon as it is at work: the next start goes on
     pod = f"{NAME}-mariadb-0"

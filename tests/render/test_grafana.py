@@ -79,6 +79,8 @@ def test_the_data_source_is_the_prometheus_that_the_values_name() -> None:
 
     assert source()["url"] == "http://iml4e-prometheus.iml4e.svc:9090/prometheus"
     assert source()["uid"] == "prometheus"
+    assert source()["jsonData"]["timeInterval"] == "15s"
+    assert source({"grafana": {"timeInterval": "1m"}})["jsonData"]["timeInterval"] == "1m"
     other = {"monitoring": {"mode": "operator", "url": "http://prometheus-operated.monitoring.svc:9090"}}
     assert source({"global": other})["url"] == "http://prometheus-operated.monitoring.svc:9090"
 

@@ -297,7 +297,7 @@ def test_what_is_missed_otherwise() -> None:
     assert [goal for goal, met in found.items() if met is False] == [
         "Right answers in all: at least 99%",
         "kill: takes place, and all is Ready again",
-        "Prometheus' availability differs by at most 0.5 points",
+        "Prometheus' availability differs by at most 0.5 points, answers within 10 s",
     ]
     assert judged(requests, outcome("kill", 0), difference=None).popitem()[1] is None
 
@@ -337,6 +337,8 @@ def test_prometheus_is_compared_for_the_same_endpoints() -> None:
     found = prometheus.weighted(routes, [wine, unknown], requests)
     assert found == {"overall": pytest.approx(0.81), "clients": 0.8, "difference": pytest.approx(1.0)}
     assert prometheus.weighted({}, [wine], requests) == {}
+    late = [request(10, seconds=prometheus.PATIENCE + 1)]
+    assert prometheus.weighted(routes, [wine], late)["clients"] == 0, "the probe would not have waited"
 
 
 # --- events
