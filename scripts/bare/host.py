@@ -31,6 +31,8 @@ SYSCTLS = (
 )
 #: Folders outside the state that the kubelet makes by itself.
 FOLDERS = (Path("/var/lib/kubelet"), Path("/var/log/containers"))
+
+
 def prepare() -> None:
     """Note what the host looks like, then set up forwarding, the node's address and masquerading."""
     _note()

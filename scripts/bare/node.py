@@ -200,7 +200,11 @@ def workers(node: Node) -> tuple[Process, ...]:
         ),
         Process(
             node.called("kube-proxy"),
-            (str(BIN / "kube-proxy"), f"--config={node.folder / 'kube-proxy.json'}", f"--hostname-override={node.name}"),
+            (
+                str(BIN / "kube-proxy"),
+                f"--config={node.folder / 'kube-proxy.json'}",
+                f"--hostname-override={node.name}",
+            ),
             lambda: answers(f"http://{health}:10256/healthz"),
             within,
         ),

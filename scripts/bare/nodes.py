@@ -23,7 +23,11 @@ MEMORY_GIB, IMAGES_GIB = 0.5, 4
 #: A containerd that never runs a container: its data is what the data of a new node starts from.
 STORE, STORE_PROCESS = STATE / "nodes" / "images", "containerd-images"
 #: Of a node's own: where its volumes are, and what kubelets keep outside their folder, whatever `--root-dir` says.
-OWN = {"volumes": STATE / "volumes", "var-lib-kubelet": Path("/var/lib/kubelet"), "var-log-containers": Path("/var/log/containers")}
+OWN = {
+    "volumes": STATE / "volumes",
+    "var-lib-kubelet": Path("/var/lib/kubelet"),
+    "var-log-containers": Path("/var/log/containers"),
+}
 #: Runs with mounts of its own. What the machine has mounted for node 1 is no business of another node.
 HOLD = string.Template("""
 set -eu
@@ -67,7 +71,7 @@ def holder(one: Node) -> Process:
         except OSError:
             return False
 
-    return Process(name, ("unshare", "--net", "--mount", "sh", "-c", script), ready)
+    return Process(name, ("unshare", "--net", "--mount", "--propagation", "private", "sh", "-c", script), ready)
 
 
 def every_process(one: Node) -> tuple[Process, ...]:
