@@ -107,19 +107,29 @@ def _copy_images(one: Node) -> None:
         half.rename(target)
 
 
-def _connect(one: Node) -> None:
-    """Join the node's network with the machine's; a second call repairs what is missing."""
-    pid = processes.pid_of(holder(one).name)
-    link, inside = one.name, processes.inside(holder(one).name)
-    if not Path(f"/sys/class/net/{link}").exists():
-        console.run(["ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", str(pid)])
+def _link(one: Node, *kind: str) -> None:
+    """Make the machine's end of the link to a node anew."""
+    subprocess.run(["ip", "link", "delete", one.name], capture_output=True)
+    console.run(["ip", "link", "add", one.name, "type", *kind])
+
+
+def _route(one: Node) -> None:
+    """Send packets for a node and its pods over its link."""
     host.masquerade(node.NODES_RANGE)
     for words in (
-        ["link", "set", link, "up"],
-        ["address", "replace", NODE_ADDRESS, "peer", one.address, "dev", link],
-        ["route", "replace", one.pods, "via", one.address, "dev", link, "src", NODE_ADDRESS],
+        ["link", "set", one.name, "up"],
+        ["address", "replace", NODE_ADDRESS, "peer", one.address, "dev", one.name],
+        ["route", "replace", one.pods, "via", one.address, "dev", one.name, "src", NODE_ADDRESS],
     ):
         console.run(["ip", *words])
+
+
+def _connect(one: Node, *, anew: bool) -> None:
+    """Join the node's network with the machine's; a second call repairs what is missing."""
+    inside = processes.inside(holder(one).name)
+    if anew or not Path(f"/sys/class/net/{one.name}").exists():
+        _link(one, "veth", "peer", "name", "eth0", "netns", str(processes.pid_of(holder(one).name)))
+    _route(one)
     for words in (
         ["link", "set", "lo", "up"],
         ["link", "set", "eth0", "up"],
@@ -140,11 +150,12 @@ def start(one: Node) -> None:
     node.kubeconfig(one)
     node.configuration(one)
     _copy_images(one)
-    if not processes.pid_of(holder(one).name):
-        halt(one)
+    anew = not processes.pid_of(holder(one).name)
+    if anew:
+        _end(one)
     host.make_cgroup(one.cgroup)
     processes.start_and_wait(holder(one))
-    _connect(one)
+    _connect(one, anew=anew)
     runtime, *others = node.workers(one)
     processes.start_and_wait(runtime)
     images.load_all(one.containerd, one.folder / "images")
@@ -152,21 +163,28 @@ def start(one: Node) -> None:
         processes.start_and_wait(process)
 
 
-def halt(one: Node) -> None:
-    """Take a node away as a loss of power does: nobody hears of it, pods get no time, its disk stays."""
-    subprocess.run(["ip", "link", "delete", one.name], capture_output=True)
+def _end(one: Node) -> None:
+    """End every process of a node at once, and lose what a machine loses with its memory."""
     for process in reversed(node.workers(one)):
         processes.stop(process.name, seconds=0)
     host.kill_pods(one)
-    processes.stop(holder(one).name)
-    # what a machine loses with its memory
+    processes.stop(holder(one).name, seconds=0)
     shutil.rmtree(one.folder / "run", ignore_errors=True)
     host.remove_cgroups(one)
 
 
+def halt(one: Node) -> None:
+    """Take a node away as a loss of power does: no answer comes from there any more, pods get no time, the disk stays."""
+    # takes every packet and answers none; without it, the machine would send them to its own network
+    _link(one, "dummy")
+    _route(one)
+    _end(one)
+
+
 def remove(one: Node) -> None:
     """Take a node away, its disk included."""
-    halt(one)
+    _end(one)
+    subprocess.run(["ip", "link", "delete", one.name], capture_output=True)
     shutil.rmtree(one.folder)
     if not present():
         processes.stop(STORE_PROCESS)

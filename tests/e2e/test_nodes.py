@@ -20,7 +20,7 @@ from kubernetes.client.exceptions import ApiException
 from availability import endpoints, machine
 from availability.clients import Load
 from availability.measurement import OK
-from scripts.bare import nodes
+from scripts.bare import images, nodes
 from scripts.bare.node import Node
 from support import releases
 from support.k8s import Cluster, is_ready
@@ -162,16 +162,14 @@ def spread(there: Cluster) -> None:
 
 
 def test_every_node_has_the_images(cluster: Cluster) -> None:
+    if why := machine.missing():
+        pytest.skip(why)
     found = {node.metadata.name: node.status.images for node in cluster.core.list_node().items}
     if len(found) == 1:
         pytest.skip("the cluster has one node: `make up NODES=3` adds others")
-    images = {
-        node: {name for image in present for name in image.names or () if name.startswith("iml4e.local/")}
-        for node, present in found.items()
-    }
-    assert images["iml4e"]
-    for node, present in images.items():
-        assert images["iml4e"] <= present, node
+    wanted = {image.reference for image in images.wanted()}
+    for node, present in found.items():
+        assert wanted - {name for image in present for name in image.names or ()} == set(), node
 
 
 def test_replicas_are_on_different_nodes(there: Cluster, asked: list[endpoints.Endpoint]) -> None:
