@@ -137,8 +137,8 @@ def _connect(one: Node, *, anew: bool) -> None:
         ["route", "replace", "default", "via", NODE_ADDRESS, "dev", "eth0"],
     ):
         console.run([*inside, "ip", *words])
-    forward = "echo 1 >/proc/sys/net/ipv4/ip_forward; [ ! -d /proc/sys/net/bridge ] || echo 1 >/proc/sys/net/bridge/bridge-nf-call-iptables"
-    console.run([*inside, "sh", "-c", forward])
+    settings = (f"[ ! -e /proc/sys/{name} ] || echo {value} >/proc/sys/{name}" for name, value in host.SETTINGS.items())
+    console.run([*inside, "sh", "-ec", "\n".join(settings)])
 
 
 def start(one: Node) -> None:
