@@ -65,8 +65,8 @@ print(run.info.experiment_id, run.info.run_id)
 """
 #: A slow answer is no lost one: the machine may be busy with something else.
 PATIENCE = 90.0
-#: Kubernetes waits 50 s for a sign of life of a node before it takes the node's pods out of Services.
-NOTICED = 90
+#: This cluster waits 90 s for a sign of life of a node before it takes the node's pods out of Services; Kubernetes' default is 50 s.
+NOTICED = 150
 
 
 @pytest.fixture(scope="module")
