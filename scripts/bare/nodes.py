@@ -185,7 +185,8 @@ def remove(one: Node) -> None:
     """Take a node away, its disk included."""
     _end(one)
     subprocess.run(["ip", "link", "delete", one.name], capture_output=True)
-    shutil.rmtree(one.folder)
+    if one.folder.exists():
+        shutil.rmtree(one.folder)
     if not present():
         processes.stop(STORE_PROCESS)
         shutil.rmtree(STORE.parent, ignore_errors=True)
