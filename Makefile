@@ -5,6 +5,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 export IML4E_STATE ?= /var/lib/iml4e
+export IML4E_NODES := $(or $(NODES),$(IML4E_NODES))
 # The cluster of this machine, unless KUBECONFIG names another.
 export PATH := $(IML4E_STATE)/bin:$(PATH)
 ifneq ($(wildcard $(IML4E_STATE)/admin.conf),)
@@ -20,7 +21,7 @@ help: ## List the targets
 
 ##@ The platform
 .PHONY: up down status doctor images demo
-up: ## Install the platform, on a new cluster of this machine where none answers, and get a prediction (IML4E_RUNTIME=own: runtime image)
+up: ## Install the platform, on a new cluster of this machine where none answers, and get a prediction (NODES=3: so many nodes; IML4E_RUNTIME=own: runtime image)
 	@scripts/up
 down: ## Remove the cluster of this machine; the cache stays
 	@scripts/down

@@ -1,14 +1,17 @@
-"""A single-node Kubernetes made of plain processes: start, heal, show, remove."""
+"""A Kubernetes made of plain processes, of one node or more: start, heal, show, remove."""
 
 import hashlib
+import json
 import shutil
 import string
 from pathlib import Path
+from typing import Any
 
 from scripts.common import console
 from scripts.common.paths import BIN, CACHE, KUBECONFIG, LOG, RUN, STATE
 
-from . import host, images, node, processes
+from . import host, images, node, nodes, processes
+from .node import FIRST, Node
 
 MANIFESTS = Path(__file__).parent / "manifests"
 
@@ -48,8 +51,52 @@ def _add_ons() -> None:
         mark.write_text(digest)
 
 
+def claims_on(volumes: list[dict[str, Any]], name: str) -> list[str]:
+    """The claims, as namespace/name, whose volumes only this node can mount."""
+    found = []
+    for volume in volumes:
+        terms = volume["spec"].get("nodeAffinity", {}).get("required", {}).get("nodeSelectorTerms", [])
+        wanted = [expression for term in terms for expression in term.get("matchExpressions", [])]
+        claim = volume["spec"].get("claimRef", {})
+        if any(each["key"] == "kubernetes.io/hostname" and name in each.get("values", []) for each in wanted):
+            found.append(f"{claim.get('namespace')}/{claim.get('name')}")
+    return sorted(found)
+
+
+def _remove(one: Node) -> None:
+    """Move the pods of a node to the others, then take it away.
+
+    Raises:
+        console.Failure: it has volumes, whose data would go with it.
+    """
+    if claims := claims_on(json.loads(kubectl("get", "persistentvolumes", "--output=json"))["items"], one.name):
+        raise console.Failure(
+            f"Node {one.name} has the data of {len(claims)} volumes, {claims[0]} first; it was not removed.",
+            f"Keep it with `make up NODES={one.number}`, move the data (docs/install.md, 'Volumes'), or remove everything with `make down`.",
+        )
+    with console.step(f"remove the node {one.name}"):
+        if processes.pid_of(nodes.holder(one).name):
+            options = ["--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=400s"]
+            kubectl("drain", one.name, *options)
+        kubectl("delete", "node", one.name, "--ignore-not-found")
+        nodes.remove(one)
+
+
+def _nodes(count: int | None) -> list[Node]:
+    """Start the further nodes, and remove those above `count`; return those that there are."""
+    there = nodes.present()
+    for one in reversed(there):
+        if count and one.number > count:
+            _remove(one)
+    found = [Node(number) for number in range(2, (count or len(there) + 1) + 1)]
+    for one in found:
+        nodes.start(one)
+    return found
+
+
 def up() -> None:
     """Start what does not run; a second call takes seconds, a call after a crash heals."""
+    count = nodes.wanted()
     host.prepare()
     (STATE / "volumes").mkdir(parents=True, exist_ok=True)
     RUN.mkdir(parents=True, exist_ok=True)
@@ -65,15 +112,16 @@ def up() -> None:
     for name in ("kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy"):
         processes.start_and_wait(every[name])
     _add_ons()
-    with console.step("wait for the node and its add-ons"):
-        log = every["kubelet"].log
-        console.wait_until(
-            lambda: _kubectl_ok("wait", "--for=condition=Ready", f"node/{node.NODE}", "--timeout=1s"),
-            "The node",
-            90,
-            log,
-            "Run `make up` again.",
-        )
+    further = _nodes(count)
+    with console.step(f"wait for the node{'s' if further else ''} and {'the' if further else 'its'} add-ons"):
+        for one in (FIRST, *further):
+            console.wait_until(
+                lambda one=one: _kubectl_ok("wait", "--for=condition=Ready", f"node/{one.name}", "--timeout=1s"),
+                f"The node {one.name}" if further else "The node",
+                90,
+                LOG / f"{one.called('kubelet')}.log",
+                "Run `make up` again.",
+            )
         # metrics-server is left out: it is ready after its first round only, and the platform does not need it.
         for name in ("coredns", "local-path-provisioner"):
             console.wait_until(
@@ -90,15 +138,19 @@ def status() -> None:
     """Print processes, pods and their state."""
     print(f"state  {STATE}{'' if STATE.exists() else ' (none: nothing is up)'}")
     print(f"cache  {CACHE}")
-    for process in node.every_process():
+    further = nodes.present()
+    for process in (*node.every_process(), *(each for one in further for each in nodes.every_process(one))):
         pid = processes.pid_of(process.name)
         health = "ready" if pid and process.ready() else "not ready" if pid else "not running"
         print(f"{process.name:<24} {health:<12} {f'pid {pid}' if pid else ''}")
     if not processes.pid_of("kube-apiserver"):
         return
     print(f"\nexport KUBECONFIG={KUBECONFIG}\n")
+    wide = ["--output=wide"] if further else []
+    if further:
+        print(kubectl("get", "nodes", *wide))
     # a run of a pipeline leaves twenty pods that have succeeded
-    print(kubectl("get", "pods", "--all-namespaces", "--field-selector=status.phase!=Succeeded"), end="")
+    print(kubectl("get", "pods", "--all-namespaces", "--field-selector=status.phase!=Succeeded", *wide), end="")
 
 
 def down() -> None:
@@ -106,6 +158,9 @@ def down() -> None:
     if not host.NOTE.exists():
         console.say("Nothing is up.")
         return
+    for one in nodes.present():
+        with console.step(f"remove the node {one.name}"):
+            nodes.remove(one)
     with console.step("stop the pods"):
         processes.stop("kubelet")
         host.kill_pods()

@@ -11,7 +11,7 @@ from pathlib import Path
 from scripts.common import console, debian, python
 from scripts.common.paths import CACHE, STATE
 
-from . import golang, node, processes
+from . import golang, node, nodes, processes
 
 #: Programs that are not built here, and the Debian packages that hold them.
 PACKAGES = {
@@ -99,13 +99,17 @@ def findings() -> Iterator[Finding]:
         all(name in controllers for name in ("cpu", "memory", "pids")),
         "Boot with these cgroup controllers enabled (cgroup_enable=memory).",
     )
+    # those that there are have what they take
+    further = max((nodes.wanted() or 1) - 1 - len(nodes.present()), 0)
+    memory = MEMORY_GIB + further * nodes.MEMORY_GIB
     yield Finding(
-        f"at least {MEMORY_GIB} GiB of memory ({_memory_gib():.0f} GiB)",
-        _memory_gib() >= MEMORY_GIB - 0.5,
+        f"at least {memory:g} GiB of memory ({_memory_gib():.0f} GiB)",
+        _memory_gib() >= memory - 0.5,
         "Use a machine with more memory.",
     )
     warm = (CACHE / "images").exists() and any((CACHE / "images").glob("*.tar"))
-    for folder, wanted in ((CACHE, 2 if warm else CACHE_GIB), (STATE, STATE_GIB)):
+    state = STATE_GIB + (nodes.IMAGES_GIB if further else 0)
+    for folder, wanted in ((CACHE, 2 if warm else CACHE_GIB), (STATE, state)):
         free = _free_gib(folder)
         variable = "IML4E_CACHE" if folder == CACHE else "IML4E_STATE"
         yield Finding(

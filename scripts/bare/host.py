@@ -1,5 +1,6 @@
 """What the cluster changes on its host, and how `make down` undoes that: kernel settings, network, firewall, cgroups, mounts."""
 
+import contextlib
 import json
 import os
 import shlex
@@ -10,9 +11,9 @@ import time
 from pathlib import Path
 
 from scripts.common import console
-from scripts.common.paths import CONTAINERD, STATE
+from scripts.common.paths import STATE
 
-from .node import BRIDGE, NODE_ADDRESS, POD_RANGE, write
+from .node import BRIDGE, FIRST, NODE_ADDRESS, NODES_RANGE, POD_RANGE, Node, write
 
 #: The host as it was before the first change.
 NOTE = STATE / "host.json"
@@ -36,20 +37,6 @@ SYSCTLS = (
 )
 #: Folders outside the state that the kubelet makes by itself.
 FOLDERS = (Path("/var/lib/kubelet"), Path("/var/log/containers"))
-MASQUERADE = (
-    "POSTROUTING",
-    "-s",
-    POD_RANGE,
-    "!",
-    "-d",
-    "198.18.0.0/15",
-    "-m",
-    "comment",
-    "--comment",
-    "iml4e",
-    "-j",
-    "MASQUERADE",
-)
 
 
 def prepare() -> None:
@@ -62,8 +49,7 @@ def prepare() -> None:
         if path.exists() and path.read_text().strip() != value:
             path.write_text(value)
     console.run(["ip", "address", "replace", f"{NODE_ADDRESS}/32", "dev", "lo"])
-    if subprocess.run(["iptables", "-w", "-t", "nat", "-C", *MASQUERADE], capture_output=True).returncode:
-        console.run(["iptables", "-w", "-t", "nat", "-A", *MASQUERADE])
+    masquerade(POD_RANGE)
 
 
 def _note() -> None:
@@ -78,12 +64,50 @@ def _note() -> None:
     write(NOTE, json.dumps({"sysctls": kernel, "folders": [str(folder) for folder in FOLDERS if not folder.exists()]}))
 
 
-def kill_pods() -> None:
-    """Kill every process of every pod, then the shims; the kubelet must have ended."""
-    _kill(_in_cgroups())
+def kill_pods(node: Node = FIRST) -> None:
+    """Kill every process of every pod of a node, then the shims; the kubelet must have ended."""
+    _kill(_in_cgroups(node))
     time.sleep(1)
-    _kill(_in_cgroups())
-    _kill(_shims())
+    _kill(_in_cgroups(node))
+    _kill(_shims(node))
+
+
+def _masquerading(source: str) -> list[str]:
+    """The rule that gives packets of a range, to addresses outside the cluster, the address of this machine."""
+    rule = ["POSTROUTING", "-s", source, "!", "-d", "198.18.0.0/15", "-m", "comment", "--comment", "iml4e"]
+    return [*rule, "-j", "MASQUERADE"]
+
+
+def masquerade(source: str) -> None:
+    """Let packets of a range reach the network of this machine under its own address."""
+    rule = _masquerading(source)
+    if subprocess.run(["iptables", "-w", "-t", "nat", "-C", *rule], capture_output=True).returncode:
+        console.run(["iptables", "-w", "-t", "nat", "-A", *rule])
+
+
+def make_cgroup(name: str) -> None:
+    """Make a cgroup of every hierarchy, with every controller that pods want."""
+    root = Path("/sys/fs/cgroup")
+    unified = (root / "cgroup.procs").exists()
+    for parent in [root] if unified else [path.parent for path in root.glob("*/cgroup.procs")]:
+        (parent / name).mkdir(exist_ok=True)
+        for folder in (parent, parent / name) if unified else ():
+            for controller in ("cpu", "cpuset", "hugetlb", "io", "memory", "pids"):
+                # a kernel may lack some; the kubelet names those that it misses
+                with contextlib.suppress(OSError):
+                    (folder / "cgroup.subtree_control").write_text(f"+{controller}")
+
+
+def remove_cgroups(node: Node = FIRST) -> None:
+    """Remove the cgroups of a node whose pods have ended."""
+    for folder in _pod_cgroups(node):
+        for path in sorted(
+            (p for p in [folder, *folder.rglob("*")] if p.is_dir()), key=lambda p: len(p.parts), reverse=True
+        ):
+            try:
+                path.rmdir()
+            except OSError:
+                continue
 
 
 def restore() -> None:
@@ -93,21 +117,16 @@ def restore() -> None:
         console.Failure: a mount below the state folder is in use.
     """
     host = json.loads(NOTE.read_text())
-    while not subprocess.run(["iptables", "-w", "-t", "nat", "-D", *MASQUERADE], capture_output=True).returncode:
-        pass
+    for source in (POD_RANGE, NODES_RANGE):
+        rule = ["iptables", "-w", "-t", "nat", "-D", *_masquerading(source)]
+        while not subprocess.run(rule, capture_output=True).returncode:
+            pass
     _remove_firewall_chains()
     subprocess.run(["ip", "link", "delete", BRIDGE], capture_output=True)
     subprocess.run(["ip", "address", "delete", f"{NODE_ADDRESS}/32", "dev", "lo"], capture_output=True)
     for mount in sorted(_mounts(), key=len, reverse=True):
         subprocess.run(["umount", "--lazy", mount], capture_output=True)
-    for folder in _pod_cgroups():
-        for path in sorted(
-            (p for p in [folder, *folder.rglob("*")] if p.is_dir()), key=lambda p: len(p.parts), reverse=True
-        ):
-            try:
-                path.rmdir()
-            except OSError:
-                continue
+    remove_cgroups()
     for name, value in host["sysctls"].items():
         path = Path("/proc/sys") / name
         if path.exists() and path.read_text().strip() != value:
@@ -127,16 +146,16 @@ def _mounts() -> list[str]:
     return [point for point in points if point.startswith(f"{STATE}/")]
 
 
-def _pod_cgroups() -> list[Path]:
-    """The kubelet's cgroups: one on a unified hierarchy, else one for each controller."""
+def _pod_cgroups(node: Node) -> list[Path]:
+    """The cgroups of a node's kubelet: one on a unified hierarchy, else one for each controller."""
     root = Path("/sys/fs/cgroup")
-    return [*root.glob("kubepods"), *root.glob("*/kubepods")]
+    return [*root.glob(node.cgroup), *root.glob(f"*/{node.cgroup}")]
 
 
-def _in_cgroups() -> list[int]:
-    """The processes of all pods: our kubelet's cgroups hold them and nothing else."""
+def _in_cgroups(node: Node) -> list[int]:
+    """The processes of all pods of a node: its kubelet's cgroups hold them and nothing else."""
     pids = set()
-    for folder in _pod_cgroups():
+    for folder in _pod_cgroups(node):
         for path in folder.rglob("cgroup.procs"):
             try:
                 pids.update(int(pid) for pid in path.read_text().split())
@@ -145,15 +164,15 @@ def _in_cgroups() -> list[int]:
     return sorted(pids)
 
 
-def _shims() -> list[int]:
-    """The containerd shims that belong to our socket."""
+def _shims(node: Node) -> list[int]:
+    """The containerd shims that belong to a node's socket."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = path.read_bytes().split(b"\0")
         except OSError:
             continue
-        if words[0].endswith(b"containerd-shim-runc-v2") and str(CONTAINERD).encode() in words:
+        if words[0].endswith(b"containerd-shim-runc-v2") and str(node.containerd).encode() in words:
             found.append(int(path.parent.name))
     return found
 

@@ -339,16 +339,17 @@ def build_all(with_programs: bool = False) -> None:
         _make(image)
 
 
-def load_all() -> None:
-    """Import into the running containerd what it does not hold yet."""
+def load_all(socket: Path = CONTAINERD, marks: Path = STATE / "images", *, lean: bool = False) -> None:
+    """Import into a running containerd what it does not hold yet, by its marks; `lean` keeps no packed copy of what was unpacked."""
     sources = {image.name: (archive(image), key(image)) for image in wanted()}
     for path in _extra():
         sources[path.stem] = (path, f"{path.stat().st_size} {path.stat().st_mtime_ns}")
     for name, (path, version) in sources.items():
-        mark = STATE / "images" / name
+        mark = marks / name
         if mark.exists() and mark.read_text() == version:
             continue
         with console.step(f"import the image {name}"):
-            console.run([BIN / "ctr", "-a", CONTAINERD, "-n", "k8s.io", "images", "import", "--local", path])
+            options = ["--discard-unpacked-layers"] if lean else []
+            console.run([BIN / "ctr", "-a", socket, "-n", "k8s.io", "images", "import", "--local", *options, path])
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.write_text(version)

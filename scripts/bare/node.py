@@ -1,7 +1,8 @@
-"""The node: its addresses, the command lines of its processes, certificates and configuration files."""
+"""A node: its addresses, the command lines of its processes, certificates and configuration files."""
 
 import json
 import string
+from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.common import console
@@ -14,6 +15,8 @@ NODE = "iml4e"
 #: Test ranges of RFC 2544, which collide with no real network. The node has an address of its own on a dummy link,
 #: so the cluster outlives a change of the host's network.
 POD_RANGE, SERVICE_RANGE, NODE_ADDRESS, DNS_ADDRESS = "198.18.0.0/16", "198.19.0.0/17", "198.19.128.1", "198.19.0.10"
+#: The addresses of further nodes and of their pods.
+NODES_RANGE = "198.19.128.0/17"
 BRIDGE = "iml4e0"
 API = f"https://{NODE_ADDRESS}:6443"
 #: Host ports that the cluster and the gateway use.
@@ -30,8 +33,57 @@ PORTS = {
 }
 
 
+@dataclass(frozen=True)
+class Node:
+    """A node by its number. Node 1 is the machine itself; a further node has namespaces of its own on the same machine (nodes.py)."""
+
+    number: int
+
+    @property
+    def name(self) -> str:
+        """Its name in the cluster; of a further node also its link's and its cgroup's."""
+        return NODE if self.number == 1 else f"{NODE}-{self.number}"
+
+    @property
+    def address(self) -> str:
+        """Its address; the API server reaches its kubelet there."""
+        return f"{NODE_ADDRESS.rpartition('.')[0]}.{self.number}"
+
+    @property
+    def health_address(self) -> str:
+        """Where kubelet and kube-proxy tell their health: 127.0.0.1 of a further node is not reached from the machine."""
+        return "127.0.0.1" if self.number == 1 else self.address
+
+    @property
+    def pods(self) -> str:
+        """The range of its pods."""
+        return POD_RANGE if self.number == 1 else f"198.19.{128 + self.number}.0/24"
+
+    @property
+    def folder(self) -> Path:
+        """Its configuration and data."""
+        return STATE if self.number == 1 else STATE / "nodes" / str(self.number)
+
+    @property
+    def containerd(self) -> Path:
+        """The socket of its containerd."""
+        return CONTAINERD if self.number == 1 else self.folder / "containerd.sock"
+
+    @property
+    def cgroup(self) -> str:
+        """The cgroup that holds all of its pods and nothing else."""
+        return "kubepods" if self.number == 1 else self.name
+
+    def called(self, process: str) -> str:
+        """Name of one of its processes among those of all nodes."""
+        return process if self.number == 1 else f"{process}-{self.number}"
+
+
+FIRST = Node(1)
+
+
 def every_process() -> tuple[Process, ...]:
-    """The processes in the order in which they start."""
+    """The processes of the control plane and of node 1, in the order in which they start."""
     etcd = PKI / "etcd"
     return (
         Process(
@@ -121,27 +173,43 @@ def every_process() -> tuple[Process, ...]:
             ),
             lambda: port_taken(10259),
         ),
+        *workers(FIRST),
+    )
+
+
+def workers(node: Node) -> tuple[Process, ...]:
+    """What every node runs, in the order in which it starts."""
+    health = node.health_address
+    within = node.called("node") if node.number > 1 else ""
+    return (
         Process(
-            "containerd",
-            (str(BIN / "containerd"), "--config", str(STATE / "containerd.toml")),
-            lambda: listens(CONTAINERD),
+            node.called("containerd"),
+            (str(BIN / "containerd"), "--config", str(node.folder / "containerd.toml")),
+            lambda: listens(node.containerd),
+            within,
         ),
         Process(
-            "kubelet",
+            node.called("kubelet"),
             (
                 str(BIN / "kubelet"),
-                f"--config={STATE / 'kubelet.json'}",
-                f"--kubeconfig={STATE / 'kubelet.conf'}",
-                f"--root-dir={STATE / 'kubelet'}",
-                f"--hostname-override={NODE}",
-                f"--node-ip={NODE_ADDRESS}",
+                f"--config={node.folder / 'kubelet.json'}",
+                f"--kubeconfig={node.folder / 'kubelet.conf'}",
+                f"--root-dir={node.folder / 'kubelet'}",
+                f"--hostname-override={node.name}",
+                f"--node-ip={node.address}",
             ),
-            lambda: answers("http://127.0.0.1:10248/healthz"),
+            lambda: answers(f"http://{health}:10248/healthz"),
+            within,
         ),
         Process(
-            "kube-proxy",
-            (str(BIN / "kube-proxy"), f"--config={STATE / 'kube-proxy.json'}", f"--hostname-override={NODE}"),
-            lambda: answers("http://127.0.0.1:10256/healthz"),
+            node.called("kube-proxy"),
+            (
+                str(BIN / "kube-proxy"),
+                f"--config={node.folder / 'kube-proxy.json'}",
+                f"--hostname-override={node.name}",
+            ),
+            lambda: answers(f"http://{health}:10256/healthz"),
+            within,
         ),
     )
 
@@ -200,19 +268,35 @@ def certificates() -> None:
         (STATE / "kube-proxy.conf").chmod(0o600)
 
 
-def configuration() -> None:
-    """Write the configuration files of containerd, of the network of pods, of kubelet and kube-proxy."""
+def kubeconfig(node: Node) -> None:
+    """The kubeconfig of a further node's kubelet; kubeadm's phases make the one of node 1."""
+    path = node.folder / "kubelet.conf"
+    if not path.exists():
+        user = ["--client-name", f"system:node:{node.name}", "--org", "system:nodes"]
+        text = console.run([BIN / "kubeadm", "kubeconfig", "user", *user, "--config", STATE / "kubeadm.json"])
+        write(path, text)
+        path.chmod(0o600)
+
+
+def containerd(folder: Path, run: Path, socket: Path) -> None:
+    """Write the configuration of a containerd whose data is below a folder."""
     write(
-        STATE / "containerd.toml",
+        folder / "containerd.toml",
         string.Template((Path(__file__).parent / "containerd.toml").read_text()).substitute(
-            root=STATE / "containerd",
-            run=RUN / "containerd",
-            socket=CONTAINERD,
+            root=folder / "containerd",
+            run=run,
+            socket=socket,
             pause=images.named("pause").reference,
             cni_bin=BIN / "cni",
-            cni_conf=STATE / "cni",
+            cni_conf=folder / "cni",
         ),
     )
+
+
+def configuration(node: Node = FIRST) -> None:
+    """Write the configuration files of containerd, of the network of pods, of kubelet and kube-proxy."""
+    folder, first = node.folder, node.number == 1
+    containerd(folder, RUN / "containerd" if first else folder / "run", node.containerd)
     network = {
         "cniVersion": "1.0.0",
         "name": "iml4e",
@@ -224,19 +308,19 @@ def configuration() -> None:
                 "hairpinMode": True,
                 "ipam": {
                     "type": "host-local",
-                    "dataDir": str(STATE / "cni-addresses"),
-                    "ranges": [[{"subnet": POD_RANGE}]],
+                    "dataDir": str(folder / "cni-addresses"),
+                    "ranges": [[{"subnet": node.pods}]],
                     "routes": [{"dst": "0.0.0.0/0"}],
                 },
             }
         ],
     }
-    write(STATE / "cni" / "10-iml4e.conflist", json.dumps(network, indent=1))
+    write(folder / "cni" / "10-iml4e.conflist", json.dumps(network, indent=1))
     resolv = Path("/run/systemd/resolve/resolv.conf")
     kubelet = {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
-        "address": NODE_ADDRESS,
+        "address": node.address,
         "authentication": {
             "anonymous": {"enabled": False},
             "webhook": {"enabled": True},
@@ -247,28 +331,30 @@ def configuration() -> None:
         "clusterDNS": [DNS_ADDRESS],
         "clusterDomain": "cluster.local",
         "containerLogMaxSize": "5Mi",
-        "containerRuntimeEndpoint": f"unix://{CONTAINERD}",
+        "containerRuntimeEndpoint": f"unix://{node.containerd}",
         # Evicting pods would not free a disk that other programs have filled.
         "evictionHard": {"memory.available": "100Mi", "nodefs.available": "500Mi", "imagefs.available": "500Mi"},
         "failCgroupV1": False,
         "failSwapOn": False,
         # An image that was removed could not be pulled again.
         "imageGCHighThresholdPercent": 100,
-        "podLogsDir": str(LOG / "pods"),
+        "podLogsDir": str((LOG if first else folder / "log") / "pods"),
         "resolvConf": str(resolv if resolv.exists() else "/etc/resolv.conf"),
         "serializeImagePulls": False,
     }
-    write(STATE / "kubelet.json", json.dumps(kubelet, indent=1))
+    if not first:
+        kubelet |= {"cgroupRoot": f"/{node.cgroup}", "healthzBindAddress": node.health_address}
+    write(folder / "kubelet.json", json.dumps(kubelet, indent=1))
     proxy = {
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
         "kind": "KubeProxyConfiguration",
         "clientConnection": {"kubeconfig": str(STATE / "kube-proxy.conf")},
-        "clusterCIDR": POD_RANGE,
+        "clusterCIDR": node.pods,
         "conntrack": {"maxPerCore": 0, "tcpCloseWaitTimeout": "0s", "tcpEstablishedTimeout": "0s"},
-        "healthzBindAddress": "127.0.0.1:10256",
+        "healthzBindAddress": f"{node.health_address}:10256",
         "metricsBindAddress": "127.0.0.1:10249",
         "mode": "iptables",
         # The gateway of a bare machine accepts connections from that machine only.
         "nodePortAddresses": ["127.0.0.0/8"],
     }
-    write(STATE / "kube-proxy.json", json.dumps(proxy, indent=1))
+    write(folder / "kube-proxy.json", json.dumps(proxy, indent=1))

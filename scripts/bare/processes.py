@@ -25,6 +25,8 @@ class Process:
     name: str
     command: tuple[str, ...]
     ready: Callable[[], bool]
+    #: The process whose network and mounts it shares; empty: the machine's.
+    within: str = ""
 
     @property
     def log(self) -> Path:
@@ -39,6 +41,9 @@ class Process:
             path = Path(word.split("=", 1)[-1])
             if path.suffix in (".json", ".toml") and path.is_file():
                 digest.update(path.read_bytes())
+        if self.within:
+            # namespaces that were made anew are others
+            digest.update(repr(pid_of(self.within)).encode())
         return digest.hexdigest()[:16]
 
 
@@ -94,6 +99,19 @@ def runs_as_configured(process: Process) -> bool:
     return json.loads((RUN / f"{process.name}.json").read_text())["signature"] == process.signature
 
 
+def inside(name: str) -> list[str]:
+    """The words before a command that runs in the network and with the mounts of the process of this name.
+
+    Raises:
+        console.Failure: no such process runs.
+    """
+    if not name:
+        return []
+    if not (pid := pid_of(name)):
+        raise console.Failure(f"The process {name} is not running.", "Run `make up` again.")
+    return ["nsenter", f"--net=/proc/{pid}/ns/net", f"--mount=/proc/{pid}/ns/mnt", "--"]
+
+
 def start(process: Process) -> None:
     """Start the process unless it runs; replace one whose configuration has changed."""
     if runs_as_configured(process):
@@ -103,7 +121,7 @@ def start(process: Process) -> None:
     process.log.parent.mkdir(parents=True, exist_ok=True)
     with process.log.open("a") as log:
         child = subprocess.Popen(
-            process.command,
+            [*inside(process.within), *process.command],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -9,7 +9,7 @@ import subprocess
 import urllib.request
 from pathlib import Path
 
-from scripts.bare import cluster, doctor, images
+from scripts.bare import cluster, doctor, images, nodes
 from scripts.common import console
 from scripts.common.paths import BIN, KUBECONFIG, REPO
 
@@ -198,6 +198,11 @@ def up() -> None:
         raise console.Failure(
             "IML4E_RUNTIME=own works on the cluster of this machine only: the cluster that KUBECONFIG names cannot pull that image.",
             "Push it with `scripts/images push REGISTRY` and install with the values that it prints (docs/install.md).",
+        )
+    if nodes.wanted() and not own:
+        raise console.Failure(
+            f"NODES is {nodes.wanted()}, but the cluster that KUBECONFIG names has nodes of its own.",
+            "Leave NODES out, or unset KUBECONFIG for a cluster of this machine.",
         )
     if own:
         doctor.check(quiet=True)

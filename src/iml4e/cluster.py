@@ -15,6 +15,7 @@ MANAGER = "iml4e"
 API = {
     "InferenceService": ("serving.kserve.io/v1beta1", "inferenceservices"),
     "HTTPRoute": ("gateway.networking.k8s.io/v1", "httproutes"),
+    "PodDisruptionBudget": ("policy/v1", "poddisruptionbudgets"),
     "Pod": ("v1", "pods"),
     "Event": ("v1", "events"),
     "ConfigMap": ("v1", "configmaps"),

@@ -1,4 +1,4 @@
-"""Manifests of an endpoint: InferenceService and HTTPRoute, with their names, annotations and settings."""
+"""Manifests of an endpoint: InferenceService, HTTPRoute and PodDisruptionBudget, with their names, annotations and settings."""
 
 import hashlib
 import json
@@ -154,6 +154,37 @@ def inference_service(
     }
 
 
+def _owner(service: Object) -> Object:
+    """The reference by which what belongs to an InferenceService is deleted with it."""
+    return {
+        "apiVersion": service["apiVersion"],
+        "kind": service["kind"],
+        "name": service["metadata"]["name"],
+        "uid": service["metadata"]["uid"],
+    }
+
+
+def disruption_budget(service: Object) -> Object:
+    """The PodDisruptionBudget of an InferenceService: drains of nodes take one replica, and the next when another serves in its place."""
+    name, namespace = service["metadata"]["name"], service["metadata"]["namespace"]
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": {
+            "name": f"{name}-predictor",
+            "namespace": namespace,
+            "labels": OURS,
+            "ownerReferences": [_owner(service)],
+        },
+        "spec": {
+            "maxUnavailable": 1,
+            # a pod that is broken anyway must not block the drain of its node
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",
+            "selector": {"matchLabels": {"serving.kserve.io/inferenceservice": name}},
+        },
+    }
+
+
 def http_route(service: Object) -> Object:
     """The HTTPRoute to an InferenceService, which owns the route: both are deleted together."""
     name, namespace = service["metadata"]["name"], service["metadata"]["namespace"]
@@ -163,17 +194,11 @@ def http_route(service: Object) -> Object:
         "filters": [{"type": "URLRewrite", "urlRewrite": rewrite}],
         "backendRefs": [{"name": f"{name}-predictor", "port": 80}],
     }
-    owner = {
-        "apiVersion": service["apiVersion"],
-        "kind": service["kind"],
-        "name": name,
-        "uid": service["metadata"]["uid"],
-    }
     gateway = {"name": platform.get("GATEWAY_NAME"), "namespace": platform.get("GATEWAY_NAMESPACE")}
     return {
         "apiVersion": "gateway.networking.k8s.io/v1",
         "kind": "HTTPRoute",
-        "metadata": {"name": name, "namespace": namespace, "labels": OURS, "ownerReferences": [owner]},
+        "metadata": {"name": name, "namespace": namespace, "labels": OURS, "ownerReferences": [_owner(service)]},
         "spec": {"parentRefs": [gateway], "rules": [rule]},
     }
 

@@ -1,4 +1,4 @@
-"""Serves registered models: an InferenceService of KServe, and an HTTPRoute below `/models/<namespace>/<name>`.
+"""Serves registered models: an InferenceService of KServe, an HTTPRoute below `/models/<namespace>/<name>`, and a PodDisruptionBudget.
 
 A deployment that cannot work is refused before anything changes. A deployment that does not start ends with the reason, and the
 former version goes on serving; a failed first deployment is removed.
@@ -26,6 +26,7 @@ from iml4e.manifests import (
     annotations_of,
     applied,
     digest,
+    disruption_budget,
     endpoint_name,
     http_route,
     inference_service,
@@ -389,6 +390,7 @@ def _roll(cluster: Cluster, service: Object, former: Object | None, timeout: flo
             made = cluster.apply(service, force=former is not None)
             if platform.find("GATEWAY_NAME"):
                 cluster.apply(http_route(made), force=True)
+        _protect(cluster, made, say)
         _wait(cluster, service, seen, timeout, say)
     except NotReadyError as error:
         text = f"{annotations_of(service).get(MODEL, name)} version {version} {error}"
@@ -402,6 +404,16 @@ def _roll(cluster: Cluster, service: Object, former: Object | None, timeout: flo
         say(f"warning: {endpoint.reason}")
     say(f"{endpoint.model or name} version {version} serves at {endpoint.url} after {time.monotonic() - start:.0f} s")
     return endpoint
+
+
+def _protect(cluster: Cluster, service: Object, say: Say) -> None:
+    """Let drains of nodes take one replica at a time; without the right to say so, the model is served all the same."""
+    try:
+        cluster.apply(disruption_budget(service), force=True)
+    except RefusedError as error:
+        if service["spec"]["predictor"].get("minReplicas", 1) > 1:
+            said = " ".join(str(error).split())
+            say(f"warning: a drain of nodes may take all replicas at once, as there is no PodDisruptionBudget: {said}")
 
 
 class TookOverError(Error):
@@ -498,6 +510,10 @@ def _remove(cluster: Cluster, service: Object) -> None:
     left = route()
     if left and not left["metadata"].get("ownerReferences"):  # made by hand; other routes are deleted with their owner
         cluster.delete("HTTPRoute", name, left["metadata"]["uid"])
+    with contextlib.suppress(RefusedError):  # who may not read budgets made none
+        budget = cluster.get("PodDisruptionBudget", f"{name}-predictor")
+        if budget and owned(budget) and not budget["metadata"].get("ownerReferences"):
+            cluster.delete("PodDisruptionBudget", f"{name}-predictor", budget["metadata"]["uid"])
     end = time.monotonic() + GONE
     while time.monotonic() < end:  # KServe lets go of it
         there = cluster.get("InferenceService", name)

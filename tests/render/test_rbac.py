@@ -112,7 +112,11 @@ def test_pipeline_steps_may_only_deploy_models() -> None:
         for resource in rule["resources"]
         if WRITE & set(rule["verbs"])
     }
-    assert writes == {("serving.kserve.io", "inferenceservices"), ("gateway.networking.k8s.io", "httproutes")}
+    assert writes == {
+        ("serving.kserve.io", "inferenceservices"),
+        ("gateway.networking.k8s.io", "httproutes"),
+        ("policy", "poddisruptionbudgets"),
+    }
     assert of_kind(render("laptop"), "ClusterRoleBinding") == [
         binding
         for binding in of_kind(render("laptop"), "ClusterRoleBinding")

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from kfp import compiler
 
 from iml4e import Error, manifests, serving, why
+from iml4e.cluster import Cluster, RefusedError
 
 #: Recorded on KServe 0.20 and Kubernetes 1.36: what a model looks like that does not start, by what is wrong with it.
 RECORDED = json.loads((Path(__file__).parent / "data" / "not_ready.json").read_text())
@@ -358,3 +359,33 @@ def test_the_route_of_a_model_names_the_gateway_and_its_namespace(monkeypatch: p
         "metadata": {"name": "m", "namespace": "team", "uid": "1"},
     }
     assert manifests.http_route(service)["spec"]["parentRefs"] == [{"name": "shared", "namespace": "infra"}]
+
+
+def budgeted(replicas: int) -> dict[str, Any]:
+    """An InferenceService that the API server has."""
+    made = {"name": "m", "namespace": "team", "uid": "1"}
+    spec = {"predictor": {"minReplicas": replicas}}
+    return {"apiVersion": "v1beta1", "kind": "InferenceService", "metadata": made, "spec": spec}
+
+
+def test_drains_take_one_replica_of_a_model_at_a_time() -> None:
+    budget = manifests.disruption_budget(budgeted(2))
+    assert budget["spec"]["maxUnavailable"] == 1
+    assert budget["spec"]["selector"]["matchLabels"] == {"serving.kserve.io/inferenceservice": "m"}
+    # deleted with the model
+    assert budget["metadata"]["ownerReferences"] == [
+        {"apiVersion": "v1beta1", "kind": "InferenceService", "name": "m", "uid": "1"}
+    ]
+
+
+@pytest.mark.parametrize(("replicas", "warnings"), [(1, 0), (2, 1)])
+def test_a_model_is_served_without_the_right_to_protect_it(
+    monkeypatch: pytest.MonkeyPatch, replicas: int, warnings: int
+) -> None:
+    def refuse(self: Cluster, thing: dict[str, Any], *, force: bool) -> None:
+        raise RefusedError("poddisruptionbudgets is forbidden", 403)
+
+    monkeypatch.setattr(Cluster, "apply", refuse)
+    said: list[str] = []
+    serving._protect(Cluster.__new__(Cluster), budgeted(replicas), said.append)
+    assert len([line for line in said if "poddisruptionbudgets is forbidden" in line]) == warnings
