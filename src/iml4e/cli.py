@@ -1,4 +1,4 @@
-"""The command `iml4e`: deploy, list, ask, roll back and delete models; put and get datasets; examine a release."""
+"""The command `iml4e`: deploy, list, ask, roll back and delete models; put and get datasets; examine a release, rotate its credentials."""
 
 import argparse
 import csv
@@ -152,6 +152,17 @@ def parser() -> argparse.ArgumentParser:
     doctor.epilog = "`make doctor` is another program: it checks a bare machine before there is a cluster."
     doctor.add_argument("--json", action="store_true", help="print JSON")
 
+    rotate = command(
+        "rotate",
+        _rotate,
+        "Rotate the credentials of the release while it serves, or go on with a rotation that was cut short.",
+    )
+    rotate.add_argument("--only", action="append", metavar="SECRET", help="rotate this Secret only; repeatable")
+    rotate.add_argument(
+        "--keep", action="store_true", help="keep the former credentials valid until the command is called again"
+    )
+    rotate.add_argument("--timeout", type=float, default=600, help="seconds that each step may take; default: 600")
+
     data = command("data", None, "Datasets: put, list, get.").add_subparsers(required=True, metavar="COMMAND")
     put = command("put", _put, "Store a file or folder as the next version of a dataset.", to=data)
     put.add_argument("source", metavar="FILE|FOLDER")
@@ -296,6 +307,12 @@ def _doctor(options: argparse.Namespace) -> int:
     else:
         print("\n".join(doctor.text(report)))
     return 0 if report.healthy else 1
+
+
+def _rotate(options: argparse.Namespace) -> None:
+    from iml4e import rotate
+
+    rotate.rotate(only=options.only, keep=options.keep, timeout=options.timeout)
 
 
 def _put(options: argparse.Namespace) -> None:
