@@ -144,6 +144,19 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument("--param", action="append", metavar="KEY=VALUE", help="inference parameter; repeatable")
     predict.add_argument("--json", action="store_true", help="print JSON instead of CSV")
 
+    sign = command(
+        "sign",
+        _sign,
+        "Write the digest of a version's files, and with a key a signature, for the model server to check.",
+    )
+    sign.add_argument("model", metavar="MODEL", help="as in `iml4e deploy`")
+    sign.add_argument(
+        "--key",
+        default="",
+        metavar="FILE",
+        help="private Ed25519 key in PEM; default: IML4E_SIGNING_KEY, or no signature",
+    )
+
     doctor = command(
         "doctor",
         _doctor,
@@ -307,6 +320,13 @@ def _doctor(options: argparse.Namespace) -> int:
     else:
         print("\n".join(doctor.text(report)))
     return 0 if report.healthy else 1
+
+
+def _sign(options: argparse.Namespace) -> None:
+    from iml4e import integrity, registry
+
+    version = registry.resolve(options.model)
+    print(f"{version.name}/{version.version} {integrity.sign(version.name, version.version, options.key)}")
 
 
 def _rotate(options: argparse.Namespace) -> None:

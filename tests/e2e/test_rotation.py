@@ -18,7 +18,7 @@ from botocore.exceptions import ClientError
 from iml4e import platform, rotate
 from support import releases
 from support.k8s import Cluster
-from support.traffic import Traffic
+from support.traffic import Traffic, forwarded
 
 pytestmark = [pytest.mark.disruptive, pytest.mark.timeout(900)]
 
@@ -75,8 +75,8 @@ def release(cluster: Cluster) -> Iterator[Release]:
         releases.namespace(cluster, NAME) as there,
         releases.installed(there, ["laptop"], VALUES),
         there.port_forward(f"service/{NAME}-gateway", 80) as gateway,
-        there.port_forward(f"service/{NAME}-minio", 9000) as s3,
-        there.port_forward(f"service/{NAME}-mariadb", 3306) as database,
+        forwarded(there, f"{NAME}-minio-0", 9000) as s3,
+        forwarded(there, f"{NAME}-mariadb-0", 3306) as database,
     ):
         yield Release(there, f"http://127.0.0.1:{gateway}/mlflow", s3, database)
 
@@ -87,7 +87,7 @@ def tracking(address: str) -> tuple[Any, Any]:
 
     def ask(method: str, path: str, **options: Any) -> requests.Response:
         answer = requests.request(method, f"{api}/{path}", timeout=60, **options)
-        answer.raise_for_status()
+        assert answer.ok, f"{method} {path.partition('/')[0]}: {answer.status_code} {answer.text[:200]}"
         return answer
 
     made = ask("POST", "mlflow/experiments/create", json={"name": f"rotation-{uuid.uuid4().hex[:6]}"}).json()

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import select
+import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Self
+
+from kubernetes import client, config
+from kubernetes.stream import portforward
+
+from support.k8s import Cluster
 
 #: Seconds between two calls of one client.
 PAUSE = 0.1
@@ -49,3 +57,35 @@ class Traffic:
                 self.failures.append(
                     f"{time.strftime('%H:%M:%S', time.gmtime(start))} {name}: {type(error).__name__} {what}"
                 )
+
+
+@contextlib.contextmanager
+def forwarded(cluster: Cluster, pod: str, port: int) -> Iterator[int]:
+    """A port of 127.0.0.1 that leads to a pod, each connection by itself; `kubectl port-forward` ends with the first refused one."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=_accept, args=(server, cluster, pod, port), daemon=True).start()
+        yield server.getsockname()[1]
+
+
+def _accept(server: socket.socket, cluster: Cluster, pod: str, port: int) -> None:
+    with contextlib.suppress(OSError):  # the end of the test closes the server
+        while True:
+            near, _ = server.accept()
+            threading.Thread(target=_pump, args=(near, cluster, pod, port), daemon=True).start()
+
+
+def _pump(near: socket.socket, cluster: Cluster, pod: str, port: int) -> None:
+    api = client.CoreV1Api(config.new_client_from_config(str(cluster.config)))
+    with near, contextlib.suppress(OSError, client.ApiException):
+        call = api.connect_get_namespaced_pod_portforward
+        forward = portforward(call, pod, cluster.namespace, ports=str(port))
+        far = forward.socket(port)
+        far.setblocking(True)
+        with contextlib.closing(far):
+            ways = {near: far, far: near}
+            while True:
+                for source in select.select(list(ways), [], [])[0]:
+                    data = source.recv(65536)
+                    if not data:
+                        return
+                    ways[source].sendall(data)
