@@ -76,7 +76,7 @@ def release(cluster: Cluster) -> Iterator[Release]:
         releases.installed(there, ["laptop"], VALUES),
         there.port_forward(f"service/{NAME}-gateway", 80) as gateway,
         forwarded(there, f"{NAME}-minio-0", 9000) as s3,
-        forwarded(there, f"{NAME}-mariadb-0", 3306) as database,
+        there.port_forward(f"service/{NAME}-mariadb", 3306) as database,
     ):
         yield Release(there, f"http://127.0.0.1:{gateway}/mlflow", s3, database)
 
