@@ -19,7 +19,7 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^##@/ {print "\n" substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 ##@ The platform
-.PHONY: up down status doctor images demo
+.PHONY: up down status doctor images sbom demo
 up: ## Install the platform, on a new cluster of this machine where none answers, and get a prediction (IML4E_RUNTIME=own: runtime image)
 	@scripts/up
 down: ## Remove the cluster of this machine; the cache stays
@@ -30,6 +30,8 @@ doctor: ## Check this machine; each finding with its remedy
 	@scripts/doctor
 images: ## Build the images without starting a cluster
 	@scripts/images build
+sbom: ## Write a bill of materials of each built image into reports/sbom (CycloneDX), and their licences into docs/licences.md
+	@scripts/images sbom
 demo: ## Run a reference pipeline, deploy its model, get a prediction (PIPELINE=wine|digits, ENGINE=local|kfp)
 	@scripts/demo $(PIPELINE) $(if $(ENGINE),--engine $(ENGINE))
 
