@@ -26,6 +26,8 @@ NAME = "rotates"
 VALUES = {"prometheus": {"enabled": False}}
 CONSUMERS = {"mlflow": "mlflow", "pipelines": "datasets", "models": "mlflow"}
 DATABASES = ("mlflow", "mlpipeline", "metadb")
+TEAM = "rotates-team"
+"""A namespace whose models read the store by a copy of the release's Secret."""
 Keys = dict[str, str]
 
 
@@ -180,9 +182,21 @@ def test_a_rotation_under_traffic_fails_no_call(release: Release) -> None:
 
 
 def test_former_credentials_stay_until_the_second_call(release: Release) -> None:
-    before = secrets(release)
-    release.rotate(keep=True)
+    before, name = secrets(release), f"{NAME}-s3-models"
+    with releases.namespace(release.cluster, TEAM) as team:
+        team.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "Secret",
+                "metadata": {"name": name, "namespace": TEAM},
+                "stringData": before[name],
+            }
+        )
+        release.rotate(keep=True)
+        copy = team.secret(name)
     between = secrets(release)
+    pair = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    assert [copy[key] for key in pair] == [between[name][key] for key in pair] != [before[name][key] for key in pair]
     for name in before:
         assert between[name] != before[name]
         assert not refused(release, name, between[name]), name
