@@ -36,7 +36,7 @@ demo: ## Run a reference pipeline, deploy its model, get a prediction (PIPELINE=
 	@scripts/demo $(PIPELINE) $(if $(ENGINE),--engine $(ENGINE))
 
 ##@ The harness
-.PHONY: setup lint render unit e2e load availability bench test lock
+.PHONY: setup lint render unit e2e load availability bench test lock scan
 setup: ## Install the Python environment of the harness, as .venv
 	@scripts/setup
 lint: setup ## Check style of Python, YAML, shell and prose, and that generated files are up to date
@@ -65,5 +65,7 @@ test: lint ## Run everything: lint, up, render, unit, e2e
 	@$(MAKE) render
 	@$(MAKE) unit
 	@$(MAKE) e2e
+scan: setup ## Scan the rendered chart with checkov; every finding is explained in tests/rules/exceptions.yaml
+	@scripts/scan
 lock: ## Update the pinned Python packages of images and harness
 	@scripts/setup --lock
