@@ -21,6 +21,12 @@ SWAPPED = "iml4e.org/swapped"
 OF_A_JOB = ("controller-uid", "job-name", "batch.kubernetes.io/controller-uid", "batch.kubernetes.io/job-name")
 #: Label of the pods of pipeline runs, which read their key from the Secret, not from a variable.
 WORKFLOW = "workflows.argoproj.io/workflow"
+#: What a step did to the Secrets.
+SAID = {
+    "next": "each Secret has a second credential, a new one",
+    "former": "the new credential is the first one",
+    "done": "the former credential is gone",
+}
 #: Seconds between two looks.
 LOOK = 1.0
 #: Seconds until the kubelet has brought a changed Secret to a pod that was touched.
@@ -108,11 +114,7 @@ class Rotation:
     def _step(self, state: str) -> None:
         """Take the Secrets to a state, and the servers after them."""
         self._run_job("secrets", state, [state, self.id, *sorted(self.names)])
-        self.say(
-            {"next": "new credentials are made", "former": "the Secrets hold the new credentials"}.get(
-                state, "the Secrets forgot the former credentials"
-            )
-        )
+        self.say(SAID[state])
         pods = {pod["metadata"]["name"]: pod for pod in self.cluster.list("Pod")}
         if pod := pods.get(f"{self.release}-minio-0"):
             if self.names & secrets_of(pod["spec"]):
@@ -123,8 +125,9 @@ class Rotation:
                 self.say("MinIO follows")
         if (pod := pods.get(f"{self.release}-mariadb-0")) and self.names & secrets_of(pod["spec"]):
             self._touch(pod, state)
-            files = [f"/secrets/{path}" for name, path in _state_files(pod["spec"]) if name in self.names]
-            self._exec(pod, "mariadb", ["sh", "/etc/mysql/accounts.sh", f"{self.id} {state}", *files])
+            files = {f"/secrets/{path}": name for name, path in _state_files(pod["spec"]) if name in self.names}
+            pairs = [word for file, name in files.items() for word in (file, " ".join(self._state(name)))]
+            self._exec(pod, "mariadb", ["sh", "/etc/mysql/accounts.sh", *pairs])
             self.say("MariaDB follows")
         grafana = pods.get(f"{self.release}-grafana-0")
         if grafana and state == "former" and self.names & secrets_of(grafana["spec"]):
@@ -134,7 +137,8 @@ class Rotation:
                 "grafana cli --homepath /usr/share/grafana --config /etc/grafana/grafana.ini admin reset-admin-password "
                 "--password-from-stdin < /run/secrets/grafana/adminPassword"
             )
-            self._exec(grafana, "grafana", ["sh", "-c", f"{wait}; {reset}", f"{self.id} {state}"])
+            (name,) = self.names & secrets_of(grafana["spec"])
+            self._exec(grafana, "grafana", ["sh", "-c", f"{wait}; {reset}", " ".join(self._state(name))])
             self.say("Grafana follows")
 
     def _restart(self) -> None:

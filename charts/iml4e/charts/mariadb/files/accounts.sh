@@ -1,6 +1,6 @@
 #!/bin/sh
-# While the server runs: make its users and passwords what the Secrets say. `accounts.sh STATE FILE…` waits until each FILE, the
-# key `rotation` of a Secret, has STATE: the kubelet brings a changed Secret some seconds later. `iml4e rotate` calls it.
+# While the server runs: make its users and passwords what the Secrets say. `accounts.sh [FILE STATE]…` waits until each FILE, the
+# key `rotation` of a Secret, has its STATE: the kubelet brings a changed Secret some seconds later. `iml4e rotate` calls it.
 set -eu
 umask 077
 
@@ -8,18 +8,17 @@ PATIENCE=180
 LIVE=/run/mysqld
 NEXT=/run/mysqld/next
 
-state=$1
-shift
 waited=0
-for file in "$@"; do
-    until [ "$(cat "$file" 2>/dev/null)" = "$state" ]; do
+while [ $# -ge 2 ]; do
+    until [ "$(cat "$1" 2>/dev/null)" = "$2" ]; do
         if [ "$waited" -ge "$PATIENCE" ]; then
-            echo "accounts: $file has no state '$state' after $PATIENCE s: the kubelet did not bring the changed Secret." >&2
+            echo "accounts: $1 has no state '$2' after $PATIENCE s: the kubelet did not bring the changed Secret." >&2
             exit 1
         fi
         waited=$((waited + 1))
         sleep 1
     done
+    shift 2
 done
 
 rm -rf "$NEXT"
@@ -33,4 +32,4 @@ sql "$LIVE/root.cnf" <"$NEXT/accounts.sql" || sql "$NEXT/root.cnf" <"$NEXT/accou
 # what the server reads if its container starts again, and what probes log in with
 mv "$NEXT/accounts.sql" "$NEXT/init.sql" "$NEXT/root.cnf" "$LIVE/"
 rmdir "$NEXT"
-echo "accounts: $state"
+echo "accounts: users and passwords are those of the Secrets"
