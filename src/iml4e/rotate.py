@@ -114,6 +114,12 @@ class Rotation:
     def _step(self, state: str) -> None:
         """Take the Secrets to a state, and the servers after them."""
         self._run_job("secrets", state, [state, self.id, *sorted(self.names)])
+        reached = {"next": ("next", "former")}.get(state, (state,))
+        if left := sorted(name for name in self.names if self._state(name)[1] not in reached):
+            raise Error(
+                f"Secrets {', '.join(left)} did not rotate: the release's chart is older than this command, or another rotation runs; "
+                "`helm upgrade`, or wait for the other one"
+            )
         self.say(SAID[state])
         pods = {pod["metadata"]["name"]: pod for pod in self.cluster.list("Pod")}
         if pod := pods.get(f"{self.release}-minio-0"):
