@@ -100,7 +100,7 @@ def test_consumer_makes_removes_and_configures_no_buckets(s3: S3, unique: str, c
 
 @pytest.mark.parametrize("consumer", RIGHTS)
 @pytest.mark.parametrize(
-    "path", ["v3/info", "v3/list-users", "v3/list-canned-policies", "v3/list-service-accounts?user=mlflow"]
+    "path", ["v3/info", "v3/list-users", "v3/list-canned-policies", "v3/list-service-accounts?user=admin"]
 )
 def test_consumer_is_no_administrator(cluster: Cluster, s3_port: int, consumer: str, path: str) -> None:
     keys = cluster.secret(f"iml4e-s3-{consumer}")
