@@ -16,15 +16,17 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from iml4e import platform, rotate
-from support import releases
+from support import helm, releases
 from support.k8s import Cluster
 from support.traffic import Traffic, forwarded
 
 pytestmark = [pytest.mark.disruptive, pytest.mark.timeout(900)]
 
 NAME = "rotates"
-VALUES = {"prometheus": {"enabled": False}}
+QUIET = {"resources": {"requests": {"cpu": "10m"}}}
 CONSUMERS = {"mlflow": "mlflow", "pipelines": "datasets", "models": "mlflow"}
+ADMINISTRATORS = ("minio", "mariadb", "grafana")
+"""Secrets of administrators, who have one password at a time."""
 DATABASES = ("mlflow", "mlpipeline", "metadb")
 TEAM = "rotates-team"
 """A namespace whose models read the store by a copy of the release's Secret."""
@@ -39,6 +41,8 @@ class Release:
     mlflow: str
     s3: int
     database: int
+    grafana: str
+    """Address of Grafana; empty where the images of this cluster do not have it."""
 
     def bucket(self, consumer: str, keys: Keys | None = None) -> None:
         """Read a consumer's bucket with its key, as a client that starts now does, with the retries that every client of S3 has."""
@@ -73,14 +77,16 @@ class Release:
 @pytest.fixture(scope="module")
 def release(cluster: Cluster) -> Iterator[Release]:
     """A release of its own."""
+    with_grafana = helm.release_values()["grafana"]["enabled"]
     with (
         releases.namespace(cluster, NAME) as there,
-        releases.installed(there, ["laptop"], VALUES),
+        releases.installed(there, ["laptop"], {"grafana": {"enabled": with_grafana, **QUIET}}),
         there.port_forward(f"service/{NAME}-gateway", 80) as gateway,
         forwarded(there, f"{NAME}-minio-0", 9000) as s3,
         there.port_forward(f"service/{NAME}-mariadb", 3306) as database,
     ):
-        yield Release(there, f"http://127.0.0.1:{gateway}/mlflow", s3, database)
+        address = f"http://127.0.0.1:{gateway}"
+        yield Release(there, f"{address}/mlflow", s3, database, f"{address}/grafana" if with_grafana else "")
 
 
 def tracking(address: str) -> tuple[Any, Any]:
@@ -117,17 +123,15 @@ def states(release: Release) -> dict[str, tuple[str, int]]:
             sum(each["restartCount"] for each in pod["status"]["containerStatuses"]),
         )
         for pod in release.cluster.pods()
-        if pod["metadata"]["name"] in (f"{NAME}-minio-0", f"{NAME}-mariadb-0")
+        if pod["metadata"]["name"] in [f"{NAME}-{each}-0" for each in ADMINISTRATORS]
     }
 
 
 def secrets(release: Release) -> dict[str, Keys]:
     """All Secrets of the release."""
     names = [f"{NAME}-s3-{each}" for each in CONSUMERS] + [f"{NAME}-db-{each}" for each in DATABASES]
-    return {
-        name: release.cluster.secret(name)
-        for name in [*names, f"{NAME}-mariadb-metrics", f"{NAME}-mariadb", f"{NAME}-minio"]
-    }
+    names += [f"{NAME}-{each}" for each in ("mariadb-metrics", *ADMINISTRATORS)]
+    return {name: release.cluster.secret(name) for name in names if release.grafana or name != f"{NAME}-grafana"}
 
 
 def refused(release: Release, name: str, keys: Keys) -> bool:
@@ -139,6 +143,9 @@ def refused(release: Release, name: str, keys: Keys) -> bool:
             release.bucket(
                 "mlflow", {"AWS_ACCESS_KEY_ID": keys["rootUser"], "AWS_SECRET_ACCESS_KEY": keys["rootPassword"]}
             )
+        elif name == f"{NAME}-grafana":
+            answer = requests.get(f"{release.grafana}/api/org", auth=("admin", keys["adminPassword"]), timeout=30)
+            return answer.status_code == 401
         elif name == f"{NAME}-mariadb":
             root(release, keys["rootPassword"])
         else:
@@ -200,7 +207,7 @@ def test_former_credentials_stay_until_the_second_call(release: Release) -> None
     for name in before:
         assert between[name] != before[name]
         assert not refused(release, name, between[name]), name
-        if name not in (f"{NAME}-minio", f"{NAME}-mariadb"):  # administrators have one password
+        if name.removeprefix(f"{NAME}-") not in ADMINISTRATORS:
             assert not refused(release, name, before[name]), name
     release.rotate()
     for name, keys in secrets(release).items():
