@@ -20,7 +20,7 @@ from support import helm, releases
 from support.k8s import Cluster
 from support.traffic import Traffic, forwarded
 
-pytestmark = [pytest.mark.disruptive, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
 NAME = "rotates"
 QUIET = {"resources": {"requests": {"cpu": "10m"}}}
