@@ -65,7 +65,7 @@ test: lint ## Run everything: lint, up, render, unit, e2e
 	@$(MAKE) render
 	@$(MAKE) unit
 	@$(MAKE) e2e
-scan: setup ## Scan the rendered chart with checkov; every finding is explained in tests/rules/exceptions.yaml
+scan: setup ## Scan the rendered chart with checkov; every finding is explained in tests/exceptions.yaml
 	@scripts/scan
 lock: ## Update the pinned Python packages of images and harness
 	@scripts/setup --lock

@@ -15,7 +15,7 @@ Needs PyYAML, which the environment of the harness has.
 | removed values in the schemas                              | files/removed.yaml of the umbrella                           |
 | files/values.yaml of the umbrella                          | the umbrella's values.yaml                                   |
 | docs/values.md                                             | all values.yaml                                              |
-| the table of exceptions in docs/security.md                | tests/rules/exceptions.yaml                                  |
+| the table of exceptions in docs/security.md                | tests/exceptions.yaml                                  |
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from scripts.common.paths import REPO
 CHART = REPO / "charts" / "iml4e"
 #: Longest line of a written JSON file.
 WIDTH = 120
-SECURITY, EXCEPTIONS = REPO / "docs" / "security.md", REPO / "tests" / "rules" / "exceptions.yaml"
+SECURITY, EXCEPTIONS = REPO / "docs" / "security.md", REPO / "tests" / "exceptions.yaml"
 #: Lines around the table of exceptions.
-BEGIN, END = "<!-- written by scripts/chart from tests/rules/exceptions.yaml -->", "<!-- end -->"
+BEGIN, END = "<!-- written by scripts/chart from tests/exceptions.yaml -->", "<!-- end -->"
 #: Rule whose exceptions a key of exceptions.yaml has, in the order of the table.
 RULE_OF = {
     "restricted": "Pod Security `restricted`",

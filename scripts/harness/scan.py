@@ -1,4 +1,4 @@
-"""Scan the rendered chart with checkov's policies for Kubernetes; every finding is fixed, or explained in tests/rules/exceptions.yaml.
+"""Scan the rendered chart with checkov's policies for Kubernetes; every finding is fixed, or explained in tests/exceptions.yaml.
 
 Checkov has its own environment in the cache: its pins fit none of ours.
 """
@@ -17,7 +17,7 @@ from scripts.common.paths import BIN, CACHE, REPO
 
 CHECKOV = "checkov==3.3.30"
 PROFILES = ("default", "laptop", "gpu-cluster", "cloud")
-EXCEPTIONS = REPO / "tests" / "rules" / "exceptions.yaml"
+EXCEPTIONS = REPO / "tests" / "exceptions.yaml"
 
 
 def checkov() -> Path:

@@ -122,7 +122,9 @@ def page(bills: dict[str, list[Component]]) -> str:
         for licence, entry in sorted(by_licence.items(), key=lambda item: (-len(item[1]["packages"]), item[0]))
     ]
     lines += ["", "## Not told", "", "Packages whose image holds no licence of theirs:", ""]
-    lines += [f"- {which}: {listed(names)}" for which, names in sorted(silent.items())] or ["- none"]
+    told = set().union(*(entry["packages"] for entry in by_licence.values()))
+    untold = {which: names - told for which, names in sorted(silent.items())}
+    lines += [f"- {which}, {len(names)}: {listed(names)}" for which, names in untold.items() if names] or ["- none"]
     return "\n".join(lines) + "\n"
 
 

@@ -241,7 +241,7 @@ def test_pods_say_where_their_metrics_are(part: Part) -> None:
 def test_exemptions_name_containers_that_exist() -> None:
     names = {param.values[0].name for param in CONTAINERS}
     owners: set[str] = {param.values[0].owner for param in CONTAINERS}
-    owners |= {labels(job)[COMPONENT] for job in of_kind(render("laptop"), "Job")}
+    owners |= {f"Job/{labels(job)[COMPONENT]}" for job in of_kind(render("laptop"), "Job")}
     assert {*NO_PROBE, *WRITABLE_ROOT} <= names
     accounts = {kind_and_name(account) for account in of_kind(render("laptop"), "ServiceAccount")}
     assert set(USES_THE_API) <= owners | accounts

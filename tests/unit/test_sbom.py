@@ -43,7 +43,7 @@ def test_the_page_counts_and_names_what_has_duties_and_what_tells_nothing() -> N
     assert "| AGPL-3.0-only | minio | minio | offer the source to users over the network too |" in page
     assert "| MIT OR GPL-2.0-only | both | base | pass the source on with the program |" in page
     assert "BSD-3-Clause" not in page.partition("## With duties")[2].partition("## All")[0]
-    assert "- Debian: bash" in page
+    assert "- Debian, 1: bash" in page
 
 
 def test_many_names_are_cut() -> None:
