@@ -20,7 +20,7 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^##@/ {print "\n" substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 ##@ The platform
-.PHONY: up down status doctor images demo
+.PHONY: up down status doctor images sbom demo
 up: ## Install the platform, on a new cluster of this machine where none answers, and get a prediction (NODES=3: so many nodes; IML4E_RUNTIME=own: runtime image)
 	@scripts/up
 down: ## Remove the cluster of this machine; the cache stays
@@ -31,11 +31,13 @@ doctor: ## Check this machine; each finding with its remedy
 	@scripts/doctor
 images: ## Build the images without starting a cluster
 	@scripts/images build
+sbom: ## Write a bill of materials of each built image into reports/sbom (CycloneDX), and their licences into docs/licences.md
+	@scripts/images sbom
 demo: ## Run a reference pipeline, deploy its model, get a prediction (PIPELINE=wine|digits, ENGINE=local|kfp)
 	@scripts/demo $(PIPELINE) $(if $(ENGINE),--engine $(ENGINE))
 
 ##@ The harness
-.PHONY: setup lint render unit e2e load availability bench test lock
+.PHONY: setup lint render unit e2e load availability bench test lock scan
 setup: ## Install the Python environment of the harness, as .venv
 	@scripts/setup
 lint: setup ## Check style of Python, YAML, shell and prose, and that generated files are up to date
@@ -64,5 +66,7 @@ test: lint ## Run everything: lint, up, render, unit, e2e
 	@$(MAKE) render
 	@$(MAKE) unit
 	@$(MAKE) e2e
+scan: setup ## Scan the rendered chart with checkov; every finding is explained in tests/exceptions.yaml
+	@scripts/scan
 lock: ## Update the pinned Python packages of images and harness
 	@scripts/setup --lock

@@ -15,6 +15,7 @@ Needs PyYAML, which the environment of the harness has.
 | removed values in the schemas                              | files/removed.yaml of the umbrella                           |
 | files/values.yaml of the umbrella                          | the umbrella's values.yaml                                   |
 | docs/values.md                                             | all values.yaml                                              |
+| the table of exceptions in docs/security.md                | tests/exceptions.yaml                                  |
 """
 
 from __future__ import annotations
@@ -35,6 +36,21 @@ from scripts.common.paths import REPO
 CHART = REPO / "charts" / "iml4e"
 #: Longest line of a written JSON file.
 WIDTH = 120
+SECURITY, EXCEPTIONS = REPO / "docs" / "security.md", REPO / "tests" / "exceptions.yaml"
+#: Lines around the table of exceptions.
+BEGIN, END = "<!-- written by scripts/chart from tests/exceptions.yaml -->", "<!-- end -->"
+#: Rule whose exceptions a key of exceptions.yaml has, in the order of the table.
+RULE_OF = {
+    "restricted": "Pod Security `restricted`",
+    "writableRoot": "read-only root file system",
+    "noProbe": "probes",
+    "token": "no token",
+    "cluster": "rights in the namespace only",
+    "secretsListed": "no Secrets without their names",
+    "secretsWritten": "no writing of Secrets",
+    "exec": "no commands in pods",
+    "scan": "policy scan",
+}
 #: Line in the umbrella's values.yaml below which the sections of the parts are written.
 MARK = "# Parts: written by scripts/chart"
 
@@ -383,6 +399,25 @@ def document() -> str:
     return "\n".join(out).rstrip() + "\n"
 
 
+def security() -> str:
+    """docs/security.md with the exceptions to its rules."""
+    found = yaml.safe_load(EXCEPTIONS.read_text())
+    lines = ["| rule | exception | reason |", "| --- | --- | --- |"]
+    for kind, rule in RULE_OF.items():
+        for name, reason in (found.get(kind) or {}).items():
+            reasons = reason if isinstance(reason, dict) else {"": reason}
+            for resources, why in reasons.items():
+                what = f"`{name}`" + (f": {resources}" if resources else "")
+                lines.append(f"| {rule} | {what} | {why} |")
+    before, _, rest = SECURITY.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise console.Failure(
+            f"docs/security.md lacks the lines {BEGIN} and {END}.", "Put them back where the table was."
+        )
+    return f"{before}{BEGIN}\n{chr(10).join(lines)}\n{END}{after}"
+
+
 def written() -> dict[Path, str]:
     """Every file that this program writes, with its content."""
     files: dict[Path, str] = {}
@@ -400,6 +435,7 @@ def written() -> dict[Path, str]:
     files[CHART / "values.schema.json"] = dumps(umbrella) + "\n"
     files[CHART / "files" / "values.yaml"] = names()
     files[REPO / "docs" / "values.md"] = document()
+    files[SECURITY] = security()
     return files
 
 

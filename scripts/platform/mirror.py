@@ -4,6 +4,7 @@ scripts/images build                            build what the cache lacks
 scripts/images list [PROFILE]                   print every image that a profile needs, for mirroring
 scripts/images push REGISTRY [--public-base]    build the runtime image and push it; with --public-base it starts from
                                                 MLflow's public image, which this machine must be able to pull
+scripts/images sbom                             write a bill of materials of each image that was built, and docs/licences.md
 """
 
 import re
@@ -13,6 +14,8 @@ import sys
 from scripts.bare import doctor, images
 from scripts.common import console
 from scripts.common.paths import BIN, REPO
+
+from . import sbom
 
 
 def build() -> None:
@@ -51,6 +54,8 @@ def main() -> None:
     match sys.argv[1:]:
         case ["build"]:
             build()
+        case ["sbom"]:
+            sbom.main()
         case ["list"]:
             listing("laptop")
         case ["list", profile]:
@@ -60,4 +65,4 @@ def main() -> None:
         case ["push", registry, "--public-base"]:
             push(registry, public_base=True)
         case _:
-            raise console.Failure("usage: scripts/images build | list [PROFILE] | push REGISTRY [--public-base]")
+            raise console.Failure("usage: scripts/images build | sbom | list [PROFILE] | push REGISTRY [--public-base]")

@@ -1,4 +1,4 @@
-"""The command `iml4e`: deploy, list, ask, roll back and delete models; put and get datasets; examine a release."""
+"""The command `iml4e`: deploy, list, ask, roll back and delete models; put and get datasets; examine a release, rotate its credentials."""
 
 import argparse
 import csv
@@ -144,6 +144,19 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument("--param", action="append", metavar="KEY=VALUE", help="inference parameter; repeatable")
     predict.add_argument("--json", action="store_true", help="print JSON instead of CSV")
 
+    sign = command(
+        "sign",
+        _sign,
+        "Write the digest of a version's files, and with a key a signature, for the model server to check.",
+    )
+    sign.add_argument("model", metavar="MODEL", help="as in `iml4e deploy`")
+    sign.add_argument(
+        "--key",
+        default="",
+        metavar="FILE",
+        help="private Ed25519 key in PEM; default: IML4E_SIGNING_KEY, or no signature",
+    )
+
     doctor = command(
         "doctor",
         _doctor,
@@ -151,6 +164,17 @@ def parser() -> argparse.ArgumentParser:
     )
     doctor.epilog = "`make doctor` is another program: it checks a bare machine before there is a cluster."
     doctor.add_argument("--json", action="store_true", help="print JSON")
+
+    rotate = command(
+        "rotate",
+        _rotate,
+        "Rotate the credentials of the release while it serves, or go on with a rotation that was cut short.",
+    )
+    rotate.add_argument("--only", action="append", metavar="SECRET", help="rotate this Secret only; repeatable")
+    rotate.add_argument(
+        "--keep", action="store_true", help="keep the former credentials valid until the command is called again"
+    )
+    rotate.add_argument("--timeout", type=float, default=600, help="seconds that each step may take; default: 600")
 
     data = command("data", None, "Datasets: put, list, get.").add_subparsers(required=True, metavar="COMMAND")
     put = command("put", _put, "Store a file or folder as the next version of a dataset.", to=data)
@@ -296,6 +320,19 @@ def _doctor(options: argparse.Namespace) -> int:
     else:
         print("\n".join(doctor.text(report)))
     return 0 if report.healthy else 1
+
+
+def _sign(options: argparse.Namespace) -> None:
+    from iml4e import integrity, registry
+
+    version = registry.resolve(options.model)
+    print(f"{version.name}/{version.version} {integrity.sign(version.name, version.version, options.key)}")
+
+
+def _rotate(options: argparse.Namespace) -> None:
+    from iml4e import rotate
+
+    rotate.rotate(only=options.only, keep=options.keep, timeout=options.timeout)
 
 
 def _put(options: argparse.Namespace) -> None:

@@ -249,7 +249,9 @@ def client() -> Any:
         "s3",
         endpoint_url=endpoint or None,
         region_name=platform.find("AWS_DEFAULT_REGION") or None,
-        config=Config(max_pool_connections=THREADS, connect_timeout=10, retries={"mode": "standard"}),
+        config=Config(
+            max_pool_connections=THREADS, connect_timeout=10, retries={"mode": "standard", "total_max_attempts": 9}
+        ),
         **keys,
     )
 

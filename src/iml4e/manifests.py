@@ -14,6 +14,8 @@ RUNTIME = "mlflow"
 """ClusterServingRuntime of the release."""
 CONTAINER = "kserve-container"
 MODEL, VERSION, FORMER = "iml4e.org/model", "iml4e.org/model-version", "iml4e.org/previous-version"
+DIGEST, SIGNATURE = "iml4e.org/model-digest", "iml4e.org/model-signature"
+"""Of the version's files, which the model server checks before it loads them."""
 LATENCY = "iml4e.org/latency-objective"
 """Time that 95 % of the requests may take; Prometheus reads this annotation of the pods."""
 REVISION = "iml4e.org/revision"
@@ -123,6 +125,8 @@ def inference_service(
     packages: Sequence[str] = (),
     batching: str | None = None,
     latency_objective: str | None = None,
+    model_digest: str = "",
+    model_signature: str = "",
 ) -> Object:
     """The InferenceService of a version."""
     container = {
@@ -144,6 +148,7 @@ def inference_service(
     }
     annotations = {MODEL: model, VERSION: version} | ({"iml4e.org/batching": batching} if batching else {})
     annotations |= {LATENCY: latency_objective} if latency_objective else {}
+    annotations |= {key: value for key, value in ((DIGEST, model_digest), (SIGNATURE, model_signature)) if value}
     spec = {"predictor": {key: value for key, value in predictor.items() if value}}
     annotations[REVISION] = digest({"annotations": annotations, "spec": spec})
     return {

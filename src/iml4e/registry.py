@@ -243,6 +243,8 @@ def decide(accuracy: float, floor: float, best: float | None = None, version: st
 def register(model_uri: str, name: str, gate: str, reason: str, dataset: str = "", run_id: str = "") -> str:
     """Register a model as a new version, tagged status=candidate, or status=rejected where `gate` is not "passed".
 
+    The digest of its files is a tag as well, and a signature where IML4E_SIGNING_KEY names a key: the model server checks both.
+
     Args:
         model_uri: MLflow address of the model.
         name: registered model; made if it does not exist.
@@ -256,12 +258,16 @@ def register(model_uri: str, name: str, gate: str, reason: str, dataset: str = "
     """
     import mlflow
 
+    from iml4e import integrity
+
     check_name(name)
     tags = {"status": "candidate" if gate == "passed" else "rejected", "gate_reason": reason}
     tags |= {key: value for key, value in {"dataset": dataset, "run_id": run_id}.items() if value}
     client()
     with told():
-        return str(mlflow.register_model(model_uri, name, tags=tags).version)
+        version = str(mlflow.register_model(model_uri, name, tags=tags).version)
+    integrity.sign(name, version)
+    return version
 
 
 def crown(name: str, version: str) -> None:

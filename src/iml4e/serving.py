@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from iml4e import Error, checks, client, platform, registry, why
+from iml4e import Error, checks, client, integrity, platform, registry, why
 from iml4e.cluster import AwayError, Cluster, Object, RefusedError
 from iml4e.manifests import (
     CONTAINER,
@@ -158,6 +158,8 @@ def deploy(
         "batching": batching,
         "latency_objective": latency_objective,
     }
+    tags = registry.resolve(f"{model}/{version}").tags
+    settings |= {"model_digest": tags.get(integrity.DIGEST, ""), "model_signature": tags.get(integrity.SIGNATURE, "")}
     service = inference_service(model, version, registry.storage_uri(model, version), **settings)
     # again: during the checks another deployment may have changed the endpoint
     former = checks.own(cluster, name, model, force=force)

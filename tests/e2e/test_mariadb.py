@@ -36,23 +36,68 @@ def mlflow_user(cluster: Cluster, connect: Connect) -> Iterator[pymysql.Connecti
         yield connection
 
 
-def test_consumer_sees_only_its_database(mlflow_user: pymysql.Connection) -> None:
-    assert {name for (name,) in rows(mlflow_user, "SHOW DATABASES")} == {"information_schema", "mlflow"}
+DATABASES = ("mlflow", "mlpipeline", "metadb")
+# Secret: the database that its user has
+USERS = {f"iml4e-db-{database}": database for database in DATABASES} | {"iml4e-mariadb-metrics": ""}
+BEYOND = (
+    "CREATE DATABASE e2e", "DROP DATABASE mysql", "CREATE USER e2e", "ALTER USER root@localhost IDENTIFIED BY 'e2e'",
+    "GRANT ALL ON *.* TO CURRENT_USER", "SET GLOBAL max_connections = 1", "SELECT * FROM mysql.global_priv",
+    "SELECT LOAD_FILE('/secrets/root/rootPassword') FROM mysql.user", "SELECT 1 INTO OUTFILE '/tmp/e2e'",
+    "FLUSH PRIVILEGES", "SHOW MASTER STATUS", "SHUTDOWN",
+)  # fmt: skip
+"""What no user of a part may do, whatever its database."""
 
 
-@pytest.mark.parametrize(
-    "statement", ["CREATE DATABASE e2e", "CREATE USER e2e", "SELECT * FROM mysql.global_priv", "SHUTDOWN"]
-)
-def test_consumer_has_no_rights_beyond_its_database(mlflow_user: pymysql.Connection, statement: str) -> None:
-    with pytest.raises(pymysql.err.MySQLError, match=r"(?i)denied"):
-        rows(mlflow_user, statement)
+@pytest.fixture(params=USERS, ids=lambda secret: secret.removeprefix("iml4e-"))
+def user(
+    request: pytest.FixtureRequest, cluster: Cluster, connect: Connect
+) -> Iterator[tuple[str, pymysql.Connection]]:
+    """Each user of a part: its database, and a connection."""
+    keys = cluster.secret(request.param)
+    with connect(keys["username"], keys["password"], keys.get("database", "")) as connection:
+        yield USERS[request.param], connection
+
+
+def denied(connection: pymysql.Connection, statement: str) -> bool:
+    """Whether the server refuses a statement for lack of rights."""
+    try:
+        rows(connection, statement)
+    except pymysql.err.MySQLError as error:
+        if "denied" in str(error).lower():
+            return True
+        raise
+    return False
+
+
+def test_a_user_sees_only_its_database(user: tuple[str, pymysql.Connection]) -> None:
+    own, connection = user
+    assert {name for (name,) in rows(connection, "SHOW DATABASES")} == {"information_schema", own} - {""}
+
+
+@pytest.mark.parametrize("statement", BEYOND)
+def test_a_user_has_no_rights_beyond_its_database(user: tuple[str, pymysql.Connection], statement: str) -> None:
+    assert denied(user[1], statement)
+
+
+@pytest.mark.parametrize("database", [*DATABASES, "mysql", "sys"])
+def test_a_user_reaches_no_other_database(user: tuple[str, pymysql.Connection], database: str, unique: str) -> None:
+    own, connection = user
+    name = f"`{database}`.`{unique}`"
+    may = database == own
+    # the last one takes the table away again, where it was made
+    for statement in (
+        f"CREATE TABLE {name} (a INT)", f"INSERT INTO {name} VALUES (1)", f"SELECT * FROM {name}",
+        f"CREATE VIEW `{database}`.`{unique}-view` AS SELECT 1", f"DROP VIEW `{database}`.`{unique}-view`",
+        f"USE `{database}`", f"DROP TABLE {name}",
+    ):  # fmt: skip
+        assert denied(connection, statement) is not may, statement
 
 
 def test_text_is_unicode(mlflow_user: pymysql.Connection) -> None:
     assert rows(mlflow_user, "SELECT @@character_set_database") == [("utf8mb4",)]
 
 
-@pytest.mark.parametrize("database", ["mlflow", "mlpipeline", "metadb"])
+@pytest.mark.parametrize("database", DATABASES)
 def test_all_text_tells_all_names_apart(cluster: Cluster, connect: Connect, database: str) -> None:
     keys = cluster.secret(f"iml4e-db-{database}")
     with connect(keys["username"], keys["password"], keys["database"]) as connection:

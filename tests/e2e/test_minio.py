@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import requests
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
 from support import store
@@ -53,9 +58,58 @@ def test_consumer_writes_only_its_buckets(s3: S3, unique: str, consumer: str, bu
         s3(consumer).delete_object(Bucket=bucket, Key=f"{unique}/x")
 
 
+@EACH
+def test_consumer_deletes_nothing_in_other_buckets(
+    s3: S3, cluster: Cluster, s3_port: int, unique: str, consumer: str, bucket: str
+) -> None:
+    root, key = cluster.secret("iml4e-minio"), f"{unique}/kept"
+    administrator = store.client(s3_port, root["rootUser"], root["rootPassword"])
+    administrator.put_object(Bucket=bucket, Key=key, Body=b"x")
+    try:
+        may = bucket in RIGHTS[consumer][1]
+        assert denied(s3(consumer).delete_object, Bucket=bucket, Key=key) is not may
+        readable = bucket in RIGHTS[consumer][0]
+        source = {"Bucket": bucket, "Key": key}
+        if not readable:  # nor by way of a bucket of its own
+            for own in RIGHTS[consumer][1]:
+                assert denied(s3(consumer).copy_object, Bucket=own, Key=key, CopySource=source)
+    finally:
+        for version in administrator.list_object_versions(Bucket=bucket, Prefix=key).get("Versions", []):
+            administrator.delete_object(Bucket=bucket, Key=key, VersionId=version["VersionId"])
+
+
 @pytest.mark.parametrize("consumer", RIGHTS)
-def test_consumer_makes_no_buckets(s3: S3, unique: str, consumer: str) -> None:
-    assert denied(s3(consumer).create_bucket, Bucket=unique)
+def test_consumer_lists_its_buckets_alone(s3: S3, consumer: str) -> None:
+    assert {bucket["Name"] for bucket in s3(consumer).list_buckets()["Buckets"]} == RIGHTS[consumer][0]
+
+
+@pytest.mark.parametrize("bucket", BUCKETS)
+@pytest.mark.parametrize("consumer", RIGHTS)
+def test_consumer_makes_removes_and_configures_no_buckets(s3: S3, unique: str, consumer: str, bucket: str) -> None:
+    client = s3(consumer)
+    assert denied(client.create_bucket, Bucket=unique)
+    assert denied(client.delete_bucket, Bucket=bucket)
+    assert denied(client.get_bucket_policy, Bucket=bucket)
+    public = {"Effect": "Allow", "Principal": "*", "Action": ["s3:GetObject"], "Resource": [f"arn:aws:s3:::{bucket}/*"]}
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [public]})
+    assert denied(client.put_bucket_policy, Bucket=bucket, Policy=policy)
+    assert denied(client.put_bucket_versioning, Bucket=bucket, VersioningConfiguration={"Status": "Suspended"})
+    expire = {"ID": "all", "Status": "Enabled", "Filter": {"Prefix": ""}, "Expiration": {"Days": 1}}
+    assert denied(client.put_bucket_lifecycle_configuration, Bucket=bucket, LifecycleConfiguration={"Rules": [expire]})
+
+
+@pytest.mark.parametrize("consumer", RIGHTS)
+@pytest.mark.parametrize(
+    "path", ["v3/info", "v3/list-users", "v3/list-canned-policies", "v3/list-service-accounts?user=admin"]
+)
+def test_consumer_is_no_administrator(cluster: Cluster, s3_port: int, consumer: str, path: str) -> None:
+    keys = cluster.secret(f"iml4e-s3-{consumer}")
+    url = f"http://127.0.0.1:{s3_port}/minio/admin/{path}"
+    request = AWSRequest("GET", url, headers={"x-amz-content-sha256": hashlib.sha256(b"").hexdigest()})
+    credentials = Credentials(keys["AWS_ACCESS_KEY_ID"], keys["AWS_SECRET_ACCESS_KEY"])
+    SigV4Auth(credentials, "s3", "us-east-1").add_auth(request)
+    answer = requests.get(url, headers=dict(request.headers), timeout=10)
+    assert (answer.status_code, answer.json()["Code"]) == (403, "AccessDenied")
 
 
 def test_old_versions_of_a_dataset_stay(s3: S3, unique: str) -> None:

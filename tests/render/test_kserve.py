@@ -85,6 +85,31 @@ def test_runtime_sets_no_variable_that_kserve_refuses() -> None:
     assert not names & {"PYTHONPATH", "LD_PRELOAD", "LD_LIBRARY_PATH", "PATH", "PYTHONSTARTUP", "PYTHONHOME"}
 
 
+PEM = "-----BEGIN PUBLIC KEY-----\nMCow\n-----END PUBLIC KEY-----\n"
+
+
+def test_the_model_server_is_told_what_was_registered() -> None:
+    variables = {each["name"]: each for each in runtime()["spec"]["containers"][0]["env"]}
+    for variable, annotation in {
+        "MODEL_REGISTERED": "model", "MODEL_VERSION": "model-version",
+        "MODEL_DIGEST": "model-digest", "MODEL_SIGNATURE": "model-signature",
+    }.items():  # fmt: skip
+        field = variables[variable]["valueFrom"]["fieldRef"]["fieldPath"]
+        assert field == f"metadata.annotations['iml4e.org/{annotation}']"
+    assert "MODEL_PUBLIC_KEY" not in variables
+    variables = {
+        each["name"]: each.get("value")
+        for each in runtime({"kserve": {"runtimes": {"mlflow": {"publicKey": PEM}}}})["spec"]["containers"][0]["env"]
+    }
+    assert variables["MODEL_PUBLIC_KEY"] == PEM
+
+
+@pytest.mark.parametrize("key", ["ssh-ed25519 AAAA", "-----BEGIN PRIVATE KEY-----\nMC4C\n-----END PRIVATE KEY-----\n"])
+def test_a_private_key_is_no_value(key: str) -> None:
+    with pytest.raises(HelmError, match="publicKey"):
+        render("laptop", {"kserve": {"runtimes": {"mlflow": {"publicKey": key}}}})
+
+
 def test_model_server_travels_with_the_chart() -> None:
     data = find(render("laptop"), "ConfigMap", "iml4e-model-server")["data"]
     source = CHART / "charts" / "kserve" / "files" / "model_server"

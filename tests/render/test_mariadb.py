@@ -59,3 +59,25 @@ def test_every_way_to_make_a_table_gets_the_collation_of_the_conversion() -> Non
     assert f"collation-server = {collation}\n" in files["my.cnf"]
     assert re.search(rf"^character-set-collations = .*\butf8mb4={collation}$", files["my.cnf"], re.MULTILINE)
     assert f"CHARACTER SET utf8mb4 COLLATE {collation}" in files["prepare.sh"]
+
+
+def test_the_running_server_can_follow_a_rotation() -> None:
+    """Its container has the Secrets and the script, and no password in a variable, which would stay what it was."""
+    spec = pod_template(find(render("laptop"), "StatefulSet", "iml4e-mariadb"))["spec"]
+    (container,) = spec["containers"]
+    assert not any("valueFrom" in variable for variable in container["env"])
+    mounts = {each["mountPath"]: each for each in container["volumeMounts"]}
+    assert {"/secrets", "/etc/mysql", "/run/mysqld"} <= set(mounts)
+    assert "subPath" not in mounts["/secrets"]
+    (volume,) = [each["projected"] for each in spec["volumes"] if each["name"] == "secrets"]
+    states = {
+        source["secret"]["name"]: source["secret"].get("optional")
+        for source in volume["sources"]
+        for item in source["secret"]["items"]
+        if item["key"] == "rotation"
+    }
+    databases = ("mlflow", "mlpipeline", "metadb")
+    assert states == dict.fromkeys(
+        ["iml4e-mariadb", "iml4e-mariadb-metrics", *(f"iml4e-db-{d}" for d in databases)], True
+    )
+    assert "accounts.sh" in find(render("laptop"), "ConfigMap", "iml4e-mariadb")["data"]

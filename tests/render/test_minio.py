@@ -32,7 +32,7 @@ def setup(*values: Object) -> dict[str, str]:
 @pytest.mark.parametrize("consumer", RIGHTS)
 def test_consumer_has_a_key_and_a_policy_of_its_own(consumer: str) -> None:
     keys = planned_secrets(render("laptop"))[f"iml4e-s3-{consumer}"]
-    assert keys["fixed"] == {"AWS_ACCESS_KEY_ID": consumer}
+    assert keys["alternating"] == {"AWS_ACCESS_KEY_ID": consumer}
     assert keys["generated"]["AWS_SECRET_ACCESS_KEY"] >= 32
     policy = json.loads(setup()[f"policy-{consumer}.json"])
     named = {
@@ -78,8 +78,40 @@ def test_set_up_is_no_hook() -> None:
 def test_an_existing_root_secret_replaces_the_generated_one() -> None:
     objects = render("laptop", {"minio": {"existingSecret": "my-root"}})
     assert "iml4e-minio" not in planned_secrets(objects)
-    store = pod_template(find(objects, "StatefulSet", "iml4e-minio"))["spec"]["containers"][0]
-    assert {v["valueFrom"]["secretKeyRef"]["name"] for v in store["env"] if "valueFrom" in v} == {"my-root"}
+    store = pod_template(find(objects, "StatefulSet", "iml4e-minio"))["spec"]
+    assert [volume["secret"]["secretName"] for volume in store["volumes"] if "secret" in volume] == ["my-root"]
+
+
+def test_the_store_reads_its_password_from_a_file_which_a_rotation_changes() -> None:
+    """A variable is fixed for the life of a container; the server reads the files as it restarts within its container."""
+    spec = pod_template(find(render("laptop"), "StatefulSet", "iml4e-minio"))["spec"]
+    variables = {each["name"]: each.get("value") for each in spec["containers"][0]["env"]}
+    (mount,) = [each for each in spec["containers"][0]["volumeMounts"] if each["name"] == "secrets"]
+    assert variables["MINIO_ROOT_USER_FILE"] == f"{mount['mountPath']}/rootUser"
+    assert variables["MINIO_ROOT_PASSWORD_FILE"] == f"{mount['mountPath']}/rootPassword"
+    assert "subPath" not in mount, "the kubelet never changes such a file"
+    assert not {"MINIO_ROOT_USER", "MINIO_ROOT_PASSWORD"} & set(variables)
+
+
+def test_the_set_up_reads_both_keys_of_a_consumer_and_both_passwords_while_they_rotate() -> None:
+    (job,) = [job for job in of_kind(render("laptop"), "Job") if labels(job)[COMPONENT] == "minio"]
+    (volume,) = [each["projected"] for each in pod_template(job)["spec"]["volumes"] if each["name"] == "keys"]
+    sources = [source["secret"] for source in volume["sources"]]
+    for consumer in RIGHTS:
+        own = [source for source in sources if source["name"] == f"iml4e-s3-{consumer}"]
+        paths = {item["path"]: source.get("optional", False) for source in own for item in source["items"]}
+        assert paths == {
+            f"{consumer}/{second}{key}": bool(second)
+            for second in ("", "second.")
+            for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+        }
+    (container,) = pod_template(job)["spec"]["containers"]
+    (variable,) = [each for each in container["env"] if each["name"] == "SECOND_ROOT_PASSWORD"]
+    assert variable["valueFrom"]["secretKeyRef"] == {
+        "name": "iml4e-minio",
+        "key": "second.rootPassword",
+        "optional": True,
+    }
 
 
 @pytest.mark.parametrize(

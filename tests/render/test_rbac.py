@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from support.exceptions import EXCEPTIONS, resources
 from support.helm import RELEASE, profiles, render
 from support.objects import Object, find, kind_and_name, of_kind, planned_secrets
 
@@ -30,7 +31,7 @@ def test_no_wildcard(role: Object) -> None:
 
 
 # Kind/name: why it may run commands in pods
-SENDS_SIGNALS = {"Role/iml4e-pipelines-argo": "ends the containers of a cancelled run"}
+SENDS_SIGNALS: dict[str, str] = EXCEPTIONS["exec"]
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -58,9 +59,25 @@ def test_secrets_are_not_written_or_listed(role: Object) -> None:
 
 
 # Kind/name: why it may read Secrets that it cannot name
-LISTS_SECRETS = {"ClusterRole/iml4e-gateway": "watches the certificates of listeners, and routes nothing without that"}
+LISTS_SECRETS: dict[str, str] = EXCEPTIONS["secretsListed"]
 # Kind/name: why it may write the Secrets that it names
-MAKES_SECRETS = {"Role/iml4e-secrets": "makes those that are missing"}
+MAKES_SECRETS: dict[str, str] = EXCEPTIONS["secretsWritten"]
+
+
+def in_the_whole_cluster(objects: list[Object]) -> Iterator[tuple[str, str]]:
+    """Role and resource of each right that an account has in the whole cluster."""
+    roles = {role["metadata"]["name"]: role for role in of_kind(objects, "ClusterRole")}
+    for binding in of_kind(objects, "ClusterRoleBinding"):
+        name = binding["roleRef"]["name"]
+        yield from ((name, resource) for rule in rules(roles[name]) for resource in rule["resources"])
+
+
+def test_every_right_in_the_whole_cluster_has_a_reason_why_a_namespace_would_not_do() -> None:
+    everywhere = {"home": {"models": {"namespaces": ["*"]}}}
+    renders = [*(render(profile) for profile in profiles()), render("default", everywhere)]
+    found = {right for objects in renders for right in in_the_whole_cluster(objects)}
+    reasons = EXCEPTIONS["cluster"]
+    assert found == {(role, name) for role, entries in reasons.items() for key in entries for name in resources(key)}
 
 
 @pytest.mark.parametrize("profile", profiles())

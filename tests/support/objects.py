@@ -139,7 +139,7 @@ def planned_secrets(objects: Iterable[Object]) -> dict[str, Object]:
 def planned_keys(secret: Object) -> set[str]:
     """Keys of a Secret of the plan."""
     certificate = ("ca.crt", "tls.crt", "tls.key") if "host" in secret else ()
-    return {*secret.get("fixed", {}), *secret.get("generated", {}), *certificate}
+    return {*secret.get("fixed", {}), *secret.get("alternating", {}), *secret.get("generated", {}), *certificate}
 
 
 def selects(selector: dict[str, str] | None, target: dict[str, str]) -> bool:

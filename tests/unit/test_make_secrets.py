@@ -12,80 +12,13 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.verification import PolicyBuilder, Store
 
-from support.helm import CHART
-
-sys.path.insert(0, str(CHART / "files"))
-import make_secrets
-
-ANNOTATIONS = {"helm.sh/resource-policy": "keep"}
-PASSWORD: dict[str, Any] = {
-    "name": "db", "type": "Opaque", "labels": {"a": "b"}, "annotations": ANNOTATIONS,
-    "fixed": {"username": "ann"}, "generated": {"password": 32.0}, "facts": {"address": "here"},
-}  # fmt: skip
-CERTIFICATE: dict[str, Any] = {
-    "name": "webhook", "type": "kubernetes.io/tls", "labels": {}, "annotations": ANNOTATIONS,
-    "host": "hook.ns.svc", "trustedBy": ["mutatingwebhookconfigurations/hook"],
-}  # fmt: skip
-
-
-class Cluster:
-    """An API server as far as the program sees it: Secrets and webhook configurations, and who wrote them."""
-
-    def __init__(self, *objects: dict[str, Any], late: int = 0) -> None:
-        """Take what is there; webhook configurations come only after some questions."""
-        self.objects = {thing["metadata"]["name"]: thing for thing in objects}
-        self.late = late
-        self.written: list[str] = []
-
-    def ask(
-        self, method: str, path: str, body: Any = None, kind: str = "", known: tuple[int, ...] = ()
-    ) -> tuple[int, Any]:
-        """Answer as the API server does."""
-        name = urlsplit(path).path.rpartition("/")[2]
-        there = self.objects.get(name)
-        if method == "GET":
-            if "webhookconfigurations" in path and self.late:
-                self.late -= 1
-                there = None
-            return (200, there) if there else (404, {})
-        writer = parse_qs(urlsplit(path).query)["fieldManager"][0]
-        self.written.append(name)
-        if kind == "application/apply-patch+yaml":
-            if there:
-                return 409, {"message": "conflict"}
-            self.objects[name] = {**body, "writer": writer}
-        elif kind == "application/merge-patch+json":
-            there["metadata"].setdefault("annotations", {}).update(body["metadata"]["annotations"])
-        else:
-            bundles = {each["name"]: each["clientConfig"]["caBundle"] for each in body["webhooks"]}
-            for webhook in there["webhooks"]:
-                webhook["clientConfig"]["caBundle"] = bundles[webhook["name"]]
-        return 200, self.objects[name]
-
-
-def webhooks(**annotations: str) -> dict[str, Any]:
-    """A webhook configuration."""
-    return {
-        "kind": "MutatingWebhookConfiguration",
-        "metadata": {"name": "hook", "annotations": annotations},
-        "webhooks": [{"name": name, "clientConfig": {"service": {"name": "hook"}}} for name in ("one", "two")],
-    }
-
-
-def make(cluster: Cluster, *wanted: dict[str, Any]) -> int:
-    """Run the program."""
-    return make_secrets.main({"secrets": list(wanted)}, "ns", cluster)
-
-
-def decoded(thing: dict[str, Any]) -> dict[str, str]:
-    """Values of a Secret."""
-    return {key: base64.b64decode(value).decode() for key, value in thing["data"].items()}
+from support.secrets import ANNOTATIONS, CERTIFICATE, KEY, PASSWORD, Cluster, decoded, make, make_secrets, webhooks
 
 
 def test_passwords_are_long_of_letters_and_digits_and_never_the_same() -> None:
@@ -266,3 +199,104 @@ def test_an_api_that_stays_away_is_told(account: tuple[Path, int, list[int]], mo
 def test_an_address_of_ipv6_stands_in_brackets(account: tuple[Path, int, list[int]]) -> None:
     assert make_secrets.Api("fd00::1", "443", account[0]).url == "https://[fd00::1]:443"
     assert make_secrets.Api("198.18.0.1", "443", account[0]).url == "https://198.18.0.1:443"
+
+
+def rotate(cluster: Cluster, state: str, *wanted: dict[str, Any], run: str = "one", names: tuple[str, ...] = ()) -> int:
+    """Run the program for one step of a rotation."""
+    return make_secrets.main({"secrets": list(wanted)}, "ns", cluster, state, run, *names)
+
+
+@pytest.mark.parametrize("wanted", [PASSWORD, KEY], ids=["password", "key"])
+def test_a_rotation_leaves_one_new_credential_and_has_two_meanwhile(wanted: dict[str, Any]) -> None:
+    cluster = Cluster()
+    make(cluster, wanted)
+    turning = set(wanted["generated"]) | set(wanted.get("alternating", {}))
+    states = [decoded(cluster.objects[wanted["name"]])]
+    for state in ("next", "former", "done"):
+        assert rotate(cluster, state, wanted) == 0
+        states.append(decoded(cluster.objects[wanted["name"]]))
+    before, following, former, after = states
+    assert [values.pop("rotation") for values in states[1:]] == ["one next", "one former", "one done"]
+    second = {key: following.pop(f"second.{key}") for key in turning}
+    assert following == before
+    assert all(second[key] != before[key] for key in turning)
+    assert {key: former.pop(f"second.{key}") for key in turning} == {key: before[key] for key in turning}
+    assert former == after == before | second
+    assert "iml4e.org/swapped" in cluster.objects[wanted["name"]]["metadata"]["annotations"]
+
+
+def test_the_name_of_a_key_alternates() -> None:
+    cluster, names = Cluster(), []
+    for run in ("one", "two", "three"):
+        make(cluster, KEY)
+        names.append(decoded(cluster.objects["key"])["AWS_ACCESS_KEY_ID"])
+        for state in ("next", "former", "done"):
+            rotate(cluster, state, KEY, run=run)
+    assert names == ["ann", "ann.2", "ann"]
+
+
+def test_a_step_is_taken_once_and_none_is_left_out() -> None:
+    cluster = Cluster()
+    make(cluster, PASSWORD)
+    for state in ("former", "done"):  # nothing was begun
+        before = json.dumps(cluster.objects)
+        assert rotate(cluster, state, PASSWORD) == 0
+        assert json.dumps(cluster.objects) == before
+    for state in ("next", "former"):
+        rotate(cluster, state, PASSWORD)
+        before = json.dumps(cluster.objects)
+        assert rotate(cluster, state, PASSWORD, run="two") == 0
+        assert json.dumps(cluster.objects) == before
+    assert rotate(cluster, "next", PASSWORD, run="two") == 0  # the former one is still valid
+    assert decoded(cluster.objects["db"])["rotation"] == "one former"
+
+
+def test_only_the_named_secrets_rotate() -> None:
+    cluster = Cluster()
+    make(cluster, PASSWORD, KEY)
+    assert rotate(cluster, "next", PASSWORD, KEY, names=("key",)) == 0
+    assert ["rotation" in decoded(cluster.objects[name]) for name in ("db", "key")] == [False, True]
+
+
+def test_a_secret_that_another_writes_to_meanwhile_does_not_rotate(capsys: pytest.CaptureFixture[str]) -> None:
+    class Changing(Cluster):
+        """Another client changes the Secret between question and answer."""
+
+        def ask(self, method: str, path: str, *rest: Any, **more: Any) -> tuple[int, Any]:
+            if method == "PATCH" and "db" in self.objects:
+                self.objects["db"]["metadata"]["resourceVersion"] = "9"
+            return super().ask(method, path, *rest, **more)
+
+    cluster = Changing()
+    make(cluster, PASSWORD)
+    before = decoded(cluster.objects["db"])
+    assert rotate(cluster, "next", PASSWORD) == 1
+    assert decoded(cluster.objects["db"]) == before
+    assert "Secret db changed meanwhile: run `iml4e rotate` again." in capsys.readouterr().err
+
+
+def test_webhooks_trust_both_authorities_while_the_certificate_rotates() -> None:
+    cluster = Cluster(webhooks(**{"iml4e/ca-from": "webhook"}))
+    make(cluster, CERTIFICATE)
+
+    def trusted() -> list[bytes]:
+        bundle = base64.b64decode(cluster.objects["hook"]["webhooks"][0]["clientConfig"]["caBundle"])
+        return [each.public_bytes(Encoding.DER) for each in x509.load_pem_x509_certificates(bundle)]
+
+    def own() -> bytes:
+        pem = decoded(cluster.objects["webhook"])["ca.crt"].encode()
+        return x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER)
+
+    first = own()
+    assert trusted() == [first]
+    rotate(cluster, "next", CERTIFICATE)
+    assert own() == first
+    assert len(trusted()) == 2
+    rotate(cluster, "former", CERTIFICATE)
+    second = own()
+    assert second != first
+    assert set(trusted()) == {first, second}
+    make(cluster, CERTIFICATE)  # an upgrade meanwhile
+    assert set(trusted()) == {first, second}
+    rotate(cluster, "done", CERTIFICATE)
+    assert trusted() == [second]

@@ -2,6 +2,11 @@
 
 A plan (JSON) names the Secrets. One that exists keeps its data, whoever made it. The certificate of KServe's webhooks is a
 Secret as well, and its authority is written into the webhook configurations that name it.
+
+`make_secrets.py PLAN STATE RUN [NAME …]` takes the Secrets one step on in a rotation, which `iml4e rotate` directs. `next` adds a second
+credential beside the present one, under the same keys with `second.` before them. `former` exchanges the two: readers that start now
+get the new one, and the former one stays valid. `done` removes the former one. Key `rotation` of each Secret has RUN and STATE; a
+Secret that is not in the state before stays as it is, so that a rotation which was cut short can go on.
 """
 
 from __future__ import annotations
@@ -27,6 +32,14 @@ LETTERS_AND_DIGITS = string.ascii_letters + string.digits
 CA_FROM = "iml4e/ca-from"
 #: Seconds that the API server may be away, or may not know the account's rights yet
 PATIENCE = 60
+#: Prefix of the keys of the second credential, while a Secret rotates
+SECOND = "second."
+#: Key of a Secret that says how far it has rotated
+ROTATION = "rotation"
+#: Annotation of a Secret: when it came to hold the new credential; pods from before may have the former one
+SWAPPED = "iml4e.org/swapped"
+#: State of a Secret: the states that it may come from
+STATES = {"next": ("", "done"), "former": ("next",), "done": ("former",)}
 #: Seconds until the webhook configurations are there: they may be applied long after this Job started
 WEBHOOKS_PATIENCE = 600
 
@@ -181,16 +194,21 @@ def keys(wanted: dict[str, Any]) -> list[str]:
     """Keys that a Secret of the plan has."""
     return [
         *wanted.get("fixed", {}),
+        *wanted.get("alternating", {}),
         *wanted.get("generated", {}),
         *(("ca.crt", "tls.crt", "tls.key") if "host" in wanted else ()),
     ]
 
 
+def credential(wanted: dict[str, Any]) -> dict[str, str]:
+    """New values of what a Secret of the plan has at random."""
+    made = {key: password(int(length)) for key, length in wanted.get("generated", {}).items()}
+    return made | (certificate(wanted["host"]) if "host" in wanted else {})
+
+
 def body(wanted: dict[str, Any]) -> dict[str, Any]:
     """A new Secret."""
-    values = {**wanted.get("fixed", {}), **{key: password(int(n)) for key, n in wanted.get("generated", {}).items()}}
-    if "host" in wanted:
-        values |= certificate(wanted["host"])
+    values = {**wanted.get("fixed", {}), **wanted.get("alternating", {}), **credential(wanted)}
     annotations = wanted["annotations"] | wanted.get("facts", {})
     metadata = {"name": wanted["name"], "labels": wanted["labels"], "annotations": annotations}
     return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": wanted["type"], "data": encoded(values)}
@@ -248,6 +266,58 @@ def make(api: Api, namespace: str, writer: str, wanted: dict[str, Any]) -> dict[
     return found
 
 
+def state_of(found: dict[str, Any]) -> str:
+    """How far a Secret has rotated: next, former, done, or empty for one that never did."""
+    return base64.b64decode((found.get("data") or {}).get(ROTATION, "")).decode().rpartition(" ")[2]
+
+
+def step(found: dict[str, Any], wanted: dict[str, Any], state: str, run: str) -> dict[str, str | None]:
+    """What of a Secret's data one step of a rotation changes; None removes a key."""
+    data = found["data"]
+    own = [key for key in keys(wanted) if key not in wanted.get("fixed", {})]
+    if state == "next":
+        new = credential(wanted)
+        for key in wanted.get("alternating", {}):
+            present = base64.b64decode(data[key]).decode()
+            new[key] = present.removesuffix(".2") if present.endswith(".2") else f"{present}.2"
+        change: dict[str, str | None] = {SECOND + key: value for key, value in encoded(new).items()}
+    elif state == "former":
+        change = {key: data[SECOND + key] for key in own} | {SECOND + key: data[key] for key in own}
+    else:
+        change = {SECOND + key: None for key in own}
+    return change | encoded({ROTATION: f"{run} {state}"})
+
+
+def rotate(api: Api, namespace: str, wanted: dict[str, Any], state: str, run: str) -> dict[str, Any]:
+    """Take a Secret of the plan one step on in a rotation.
+
+    Raises:
+        Failure: another one writes to it.
+    """
+    path = f"/api/v1/namespaces/{namespace}/secrets/{wanted['name']}"
+    _, found = api.ask("GET", path)
+    if state_of(found) in STATES[state]:
+        version = found["metadata"]["resourceVersion"]
+        change = {"metadata": {"resourceVersion": version}, "data": step(found, wanted, state, run)}
+        if state == "former":
+            change["metadata"]["annotations"] = {SWAPPED: f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%SZ}"}
+        query = "?fieldManager=iml4e-secrets"
+        status, found = api.ask("PATCH", path + query, change, "application/merge-patch+json", known=(409,))
+        if status == 409:
+            raise Failure(f"Secret {wanted['name']} changed meanwhile: run `iml4e rotate` again.")
+        print(f"Secret {wanted['name']}: {state}", flush=True)
+    return found
+
+
+def authorities(found: dict[str, Any]) -> str:
+    """The certificate authorities to trust (base64): of the certificate in use, and of the second one while it rotates."""
+    data = found["data"]
+    if SECOND + "ca.crt" not in data:
+        return data["ca.crt"]
+    both = (base64.b64decode(data[key]).rstrip() + b"\n" for key in ("ca.crt", SECOND + "ca.crt"))
+    return base64.b64encode(b"".join(both)).decode()
+
+
 def trust(api: Api, path: str, secret: str, authority: str) -> None:
     """Write a certificate authority (base64) into a webhook configuration, as soon as that names the Secret.
 
@@ -277,14 +347,18 @@ def trust(api: Api, path: str, secret: str, authority: str) -> None:
     print(f"{found['kind']} {found['metadata']['name']} trusts Secret {secret}", flush=True)
 
 
-def main(plan: dict[str, Any], namespace: str, api: Api) -> int:
-    """Make what is missing; say what is wrong. Returns the exit code."""
+def main(plan: dict[str, Any], namespace: str, api: Api, state: str = "", run: str = "", *names: str) -> int:
+    """Make what is missing, or with a state rotate; say what is wrong. Returns the exit code."""
     wrong = []
     for wanted in plan["secrets"]:
+        if names and wanted["name"] not in names:
+            continue
         try:
             found = make(api, namespace, os.uname().nodename, wanted)
+            if state:
+                found = rotate(api, namespace, wanted, state, run)
             for path in wanted.get("trustedBy", []):
-                trust(api, path, wanted["name"], found["data"]["ca.crt"])
+                trust(api, path, wanted["name"], authorities(found))
         except Failure as failure:
             wrong.append(str(failure))
     for sentence in wrong:
@@ -294,4 +368,4 @@ def main(plan: dict[str, Any], namespace: str, api: Api) -> int:
 
 if __name__ == "__main__":
     api = Api(os.environ["KUBERNETES_SERVICE_HOST"], os.environ["KUBERNETES_SERVICE_PORT"])
-    sys.exit(main(json.loads(Path(sys.argv[1]).read_text()), (ACCOUNT / "namespace").read_text(), api))
+    sys.exit(main(json.loads(Path(sys.argv[1]).read_text()), (ACCOUNT / "namespace").read_text(), api, *sys.argv[2:]))

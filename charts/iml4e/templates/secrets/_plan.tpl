@@ -56,7 +56,8 @@ secrets:
       serving.kserve.io/s3-usehttps: "0"
       serving.kserve.io/s3-region: {{ $.Values.global.s3.region | quote }}
     {{- end }}
-    fixed:
+    # a rotation changes it to <name>.2 and back: MinIO knows no second secret of one access key
+    alternating:
       AWS_ACCESS_KEY_ID: {{ .name | quote }}
     generated:
       AWS_SECRET_ACCESS_KEY: 40

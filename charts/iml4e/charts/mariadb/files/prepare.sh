@@ -1,16 +1,30 @@
 #!/bin/sh
 # Before each start: create the data directory if there is none, and write the statements that the server runs at its start.
 # So databases, users and passwords follow the values and the Secrets, on the first start and on every later one.
+# `prepare.sh FOLDER` writes the statements there and nothing else, for accounts.sh.
 set -eu
 umask 077
 
 VOLUME=/var/lib/mysql
-STATEMENTS=/run/mysqld/init.sql
+FOLDER=${1:-/run/mysqld}
 
 # The text of a file between quotes of SQL.
 quoted() {
     printf "'%s'" "$(sed "s/\\\\/\\\\\\\\/g; s/'/''/g" "$1")"
 }
+
+# What the user of a Secret logs in with: a password, or either of two while the password rotates.
+identified() {
+    if [ -f "$1/second.password" ]; then
+        printf 'IDENTIFIED VIA mysql_native_password USING PASSWORD(%s) OR mysql_native_password USING PASSWORD(%s)' \
+            "$(quoted "$1/password")" "$(quoted "$1/second.password")"
+    else
+        printf 'IDENTIFIED BY %s' "$(quoted "$1/password")"
+    fi
+}
+
+# my.cnf includes it
+printf '[client]\npassword = "%s"\n' "$(sed 's/["\\]/\\&/g' /secrets/root/rootPassword)" >"$FOLDER/root.cnf"
 
 if [ ! -d "$VOLUME/data" ]; then
     echo "prepare: making the data directory"
@@ -38,26 +52,32 @@ statement() {
     statement "FLUSH PRIVILEGES"
     for secret in /secrets/databases/*; do
         [ -d "$secret" ] || continue
-        database=$(cat "$secret/database")
         user=$(quoted "$secret/username")@\'%\'
-        password=$(quoted "$secret/password")
+        statement "CREATE USER IF NOT EXISTS $user $(identified "$secret")"
+        statement "ALTER USER $user $(identified "$secret")"
+        # the database may be made after it
+        statement "GRANT ALL PRIVILEGES ON \`$(sed 's/_/\\_/g' "$secret/database")\`.* TO $user"
+    done
+    if [ -d /secrets/metrics ]; then
+        # reads SHOW GLOBAL STATUS and VARIABLES, for which a user needs no privilege
+        user=$(quoted /secrets/metrics/username)@\'%\'
+        statement "CREATE USER IF NOT EXISTS $user $(identified /secrets/metrics)"
+        statement "ALTER USER $user $(identified /secrets/metrics) WITH MAX_USER_CONNECTIONS 3"
+    fi
+} >"$FOLDER/accounts.sql"
+
+{
+    cat "$FOLDER/accounts.sql"
+    for secret in /secrets/databases/*; do
+        [ -d "$secret" ] || continue
+        database=$(cat "$secret/database")
         statement "CREATE DATABASE IF NOT EXISTS \`$database\`"
         # one that was made by an older chart; its tables are up to collation.sh
         statement "ALTER DATABASE \`$database\` CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin"
-        statement "CREATE USER IF NOT EXISTS $user IDENTIFIED BY $password"
-        statement "ALTER USER $user IDENTIFIED BY $password"
-        statement "GRANT ALL PRIVILEGES ON \`$(printf %s "$database" | sed 's/_/\\_/g')\`.* TO $user"
         if [ "${secret##*/}" = mlpipeline ]; then
             # Kubeflow Pipelines looks for reusable steps by this column, for which it makes no index
             statement "ALTER TABLE IF EXISTS \`$database\`.tasks ADD INDEX IF NOT EXISTS iml4e_fingerprint (Fingerprint)"
         fi
         echo "prepare: database $database" >&2
     done
-    if [ -d /secrets/metrics ]; then
-        # reads SHOW GLOBAL STATUS and VARIABLES, for which a user needs no privilege
-        user=$(quoted /secrets/metrics/username)@\'%\'
-        password=$(quoted /secrets/metrics/password)
-        statement "CREATE USER IF NOT EXISTS $user IDENTIFIED BY $password"
-        statement "ALTER USER $user IDENTIFIED BY $password WITH MAX_USER_CONNECTIONS 3"
-    fi
-} >"$STATEMENTS"
+} >"$FOLDER/init.sql"

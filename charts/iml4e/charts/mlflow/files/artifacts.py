@@ -120,7 +120,8 @@ class Artifacts:
                 max_pool_connections=2 * UPLOADS,
                 # a store that is away is tried for some seconds: longer, and the requests that wait would go on failing after its return
                 connect_timeout=3,
-                retries={"mode": "standard", "total_max_attempts": 4},
+                # six seconds on average: botocore's pause begins at 25 ms and doubles
+                retries={"mode": "standard", "total_max_attempts": 9},
             ),
         )
         self.extra = json.loads(os.environ.get("MLFLOW_S3_UPLOAD_EXTRA_ARGS") or "{}")

@@ -5,6 +5,7 @@ image that has MLflow. The chart mounts these files as a ConfigMap, so no image 
 
 - `__main__` reads the arguments, installs extra packages and keeps the workers alive; it imports nothing heavy.
 - `app` is the ASGI application: paths, methods, bodies, status codes.
+- `integrity` compares the model's files with the registered ones, before anything of them is run.
 - `model` loads the model and predicts, for several waiting requests at once where that is proven to change nothing.
 - `inputs` turns requests into what the model's signature asks for; `outputs` turns predictions into responses.
 - `metrics` counts for Prometheus, in memory that all workers share.

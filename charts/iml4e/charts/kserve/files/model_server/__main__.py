@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from . import CannotLoad
+from . import CannotLoad, integrity
 from .metrics import Metrics
 
 #: Exit codes: starting again would not help.
@@ -39,6 +39,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     if args.batching not in ("on", "off", "auto"):
         parser.error(f"--batching must be on, off or auto, got {args.batching!r} (annotation iml4e.org/batching)")
     args.version = os.environ.get("MODEL_VERSION", "")
+    args.registered = os.environ.get("MODEL_REGISTERED", "") or args.model_name
     return args
 
 
@@ -59,6 +60,20 @@ def bind(host: str, port: int) -> socket.socket:
             raise
         return bind("0.0.0.0", port)  # a kernel without IPv6
     return listener
+
+
+def check(args: argparse.Namespace) -> str:
+    """Say what is wrong with the files of the model, before anything of them is run; empty if nothing is."""
+    registered, signature = os.environ.get("MODEL_DIGEST", ""), os.environ.get("MODEL_SIGNATURE", "")
+    start, model = time.monotonic(), f"{args.registered}/{args.version}"
+    fault = integrity.problem(args.model_dir, registered, signature, model, os.environ.get("MODEL_PUBLIC_KEY", ""))
+    if registered and not fault:
+        print(
+            f"model_server: the files are the registered ones ({time.monotonic() - start:.2f} s)",
+            file=sys.stderr,
+            flush=True,
+        )
+    return fault
 
 
 def trust() -> None:
@@ -176,6 +191,9 @@ def main(argv: list[str] | None = None) -> int:
     """Bind the port and run one worker here, or several below a supervisor."""
     args = parse(argv)
     trust()
+    if fault := check(args):
+        print(f"model_server: {fault}", file=sys.stderr, flush=True)
+        return EXIT_CANNOT_LOAD
     if (packages := shlex.split(os.environ.get("MODEL_SERVER_PACKAGES", ""))) and (problem := install(packages)):
         print(f"model_server: {problem}", file=sys.stderr, flush=True)
         return EXIT_CANNOT_INSTALL
