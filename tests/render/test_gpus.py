@@ -102,7 +102,7 @@ def test_an_older_kubernetes_is_told_in_the_notes(tmp_path: Path) -> None:
             "data"
         ]["said"]
 
-    assert "Kubernetes v1.35.0 cannot give pods the settings of global.gpuPools: models name them" in said("1.35")
+    assert "do not get the settings of global.gpuPools, which needs Kubernetes 1.36: models name them" in said("1.35")
     assert "global.gpuPools" not in said("1.36")
 
 
@@ -124,7 +124,8 @@ def test_the_profile_keeps_parts_and_plain_work_off_gpu_nodes() -> None:
     ("pools", "place"),
     [
         ({"one": {"nodeSelector": {"a": "b"}}}, "global.gpuPools.one names no resources"),
-        ({"one": None, "two": {}}, "global.gpuPools.two names no resources"),
+        ({"one": None}, "/global/gpuPools/one"),
+        ({"one": {}}, "global.gpuPools.one names no resources"),
         ({"one": {"resources": []}}, "/global/gpuPools/one/resources"),
         ({"one": {"resources": ["gpu"]}}, "/global/gpuPools/one/resources/0"),
         ({"one": {"resources": ["nvidia.com/gpu"], "nodeSelectr": {}}}, "/global/gpuPools/one"),
