@@ -78,6 +78,8 @@ def cloud(cluster: Cluster, values: Object, tmp_path_factory: pytest.TempPathFac
             "global": {**elsewhere.values, "publicUrl": "https://localhost:30443"},
             # this machine does not reach the store by its name in the cluster
             "mlflow": {"route": {"signedUrls": False}},
+            # their small requests of CPU would make every answer a reason for more replicas
+            "kserve": {"models": {"replicas": {"max": 2}}},
         }
         with releases.installed(there, ["cloud"], SMALL, own):
             wanted = {"gateway": 2, "mlflow": 2, "home": 2}
