@@ -58,6 +58,8 @@ def test_replicas_spread_and_do_not_go_all_at_once(name: str) -> None:
     [spread] = pod_template(thing)["spec"]["topologySpreadConstraints"]
     assert (spread["topologyKey"], spread["whenUnsatisfiable"]) == ("kubernetes.io/hostname", "ScheduleAnyway")
     assert spread["labelSelector"]["matchLabels"] == selector
+    # while a revision replaces another, pods of both are there
+    assert spread["matchLabelKeys"] == ["pod-template-hash"]
     [budget] = budgets(thing, objects)
     assert budget["spec"]["selector"]["matchLabels"] == selector
     assert budget["spec"]["maxUnavailable"] == 1
