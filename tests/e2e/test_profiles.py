@@ -136,7 +136,7 @@ def test_cloud_from_a_pipeline_to_an_upgrade(cloud: Cloud) -> None:
     # the autoscaler's number, which the upgrade leaves alone
     assert deployment["spec"]["replicas"] == 2
     found = releases.run(CLOUD, cloud.url, "iml4e", "models", "--json")
-    assert [(each["name"], each["ready"]) for each in json.loads(found)] == [("wine", True)]
+    assert [(each["name"], each["ready"], each["reason"]) for each in json.loads(found)] == [("wine", True, "")]
 
 
 def test_cloud_leaves_nothing_but_the_data_outside(cloud: Cloud) -> None:

@@ -103,6 +103,13 @@ def test_an_autoscaler_owns_the_number_of_replicas(name: str) -> None:
     assert len(budgets(found, objects)) == 1
 
 
+@pytest.mark.parametrize("name", AUTOSCALED)
+def test_what_may_have_more_replicas_later_has_its_budget_at_once(name: str) -> None:
+    objects = render("default", {name: {"autoscaling": {"enabled": True}}})
+    [found] = [each for each in of_kind(objects, "Deployment") if short(each) == name]
+    assert len(budgets(found, objects)) == 1
+
+
 def test_nothing_scales_by_default() -> None:
     assert of_kind(render("default"), "HorizontalPodAutoscaler") == []
 
