@@ -19,7 +19,7 @@ from support import helm, releases
 from support.elsewhere import DATABASE, KEYS, RESTRICTED, Elsewhere, secret, stores, trust
 from support.k8s import Cluster
 
-pytestmark = [pytest.mark.disruptive, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
 NAME = "private-ca"
 """Release, and its namespace."""
