@@ -14,15 +14,16 @@ GPU = "nvidia.com/gpu"
 TAINT = {"key": GPU, "value": "present", "effect": "NoSchedule"}
 
 
-def offer(cluster: Cluster, node: str, count: int) -> None:
+def offer(cluster: Cluster, node: str, count: int, resource: str = GPU) -> None:
     """Give a node the resource that a GPU's device plugin would, or take the resource away."""
-    status = {"capacity": {GPU: str(count)}} if count else {"capacity": {GPU: None}, "allocatable": {GPU: None}}
+    given = {"capacity": {resource: str(count)}}
+    status = given if count else {"capacity": {resource: None}, "allocatable": {resource: None}}
     cluster.core.patch_node_status(node, {"status": status})
 
 
-def nodes_with_gpus(cluster: Cluster) -> list[str]:
+def nodes_with_gpus(cluster: Cluster, resource: str = GPU) -> list[str]:
     """Nodes that have GPUs, real ones or not."""
-    return [node.metadata.name for node in cluster.core.list_node().items if node.status.capacity.get(GPU)]
+    return [node.metadata.name for node in cluster.core.list_node().items if node.status.capacity.get(resource)]
 
 
 @contextlib.contextmanager
@@ -38,9 +39,9 @@ def runtime_class(cluster: Cluster, name: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def gpu_node(cluster: Cluster, name: str, count: int) -> Iterator[None]:
+def gpu_node(cluster: Cluster, name: str, count: int, resource: str = GPU) -> Iterator[None]:
     """A further node with GPUs, tainted as GPU nodes are, without a kubelet: pods are bound to it, and start never."""
-    large = {"cpu": "64", "memory": "256Gi", "pods": "200", "ephemeral-storage": "1Ti", GPU: str(count)}
+    large = {"cpu": "64", "memory": "256Gi", "pods": "200", "ephemeral-storage": "1Ti", resource: str(count)}
     ready = {"type": "Ready", "status": "True", "reason": "Test", "message": "made by a test"}
     node: dict[str, Any] = {"metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}}}
     cluster.core.create_node({**node, "spec": {"taints": [TAINT]}})

@@ -103,7 +103,10 @@ def runtime(cluster: Cluster) -> Object:
     """The image with all that pipelines import, if the node has one; else the release's, whose steps install packages."""
     own = helm.release_values()["global"]["runtime"]
     names = [
-        name for node in cluster.core.list_node().items for image in node.status.images for name in image.names or ()
+        name
+        for node in cluster.core.list_node().items
+        for image in node.status.images or ()
+        for name in image.names or ()
     ]
     for name in names:
         registry, _, rest = name.partition("/")

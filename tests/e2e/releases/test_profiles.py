@@ -21,9 +21,11 @@ from support.gpus import GPU
 from support.k8s import Cluster, Object, is_ready
 from support.platform import Model, Traffic
 
-pytestmark = [pytest.mark.disruptive, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 CLOUD, GPUS = "profile-cloud", "profile-gpus"
+#: A slice of a GPU (MIG). Whole ones are what tests of the first release have, and have not, at the same time.
+SLICE = "nvidia.com/mig-1g.10gb"
 ROW = load_wine().data[0].tolist()
 #: What the first release of the cluster has already, and what a machine of two cores has no room for.
 SMALL: Object = {"prometheus": {"enabled": False}}
@@ -165,7 +167,7 @@ class Gpus:
 @pytest.fixture(scope="module")
 def gpu_cluster(cluster: Cluster) -> Iterator[Gpus]:
     """The release, on a cluster that has GPUs at first nowhere."""
-    if gpus.nodes_with_gpus(cluster) or cluster.get("node.k8s.io/v1", "RuntimeClass", "nvidia"):
+    if gpus.nodes_with_gpus(cluster, SLICE) or cluster.get("node.k8s.io/v1", "RuntimeClass", "nvidia"):
         pytest.skip("the cluster has real GPUs: what wants one does not wait, and runs under a runtime class of theirs")
     if not cluster.has("admissionregistration.k8s.io/v1", "MutatingAdmissionPolicy"):
         pytest.skip("this Kubernetes has no stable MutatingAdmissionPolicy: GPU work names its settings itself")
@@ -177,10 +179,10 @@ def gpu_cluster(cluster: Cluster) -> Iterator[Gpus]:
         there.port_forward(f"service/{GPUS}-gateway", 80) as port,
     ):
         yield Gpus(there, f"http://127.0.0.1:{port}", node)
-    gpus.offer(cluster, node, 0)
+    gpus.offer(cluster, node, 0, SLICE)
 
 
-def worker(there: Cluster, name: str, resource: str = GPU) -> None:
+def worker(there: Cluster, name: str, resource: str = SLICE) -> None:
     """A pod that requests a GPU, as that of a pipeline step, and rests."""
     container = {
         "name": "main",
@@ -202,7 +204,7 @@ def pod(there: Cluster, name: str) -> Object:
     return there.get("v1", "Pod", name) or {}
 
 
-def waits(there: Cluster, name: str, resource: str = GPU) -> bool:
+def waits(there: Cluster, name: str, resource: str = SLICE) -> bool:
     """Whether no node takes a pod, for want of a GPU."""
     conditions = pod(there, name).get("status", {}).get("conditions") or []
     said = [
@@ -229,14 +231,25 @@ def test_gpu_cluster_serves_without_gpus_and_says_who_waits_for_one(gpu_cluster:
     assert [each["metadata"]["name"] for each in plain if is_placed(each) or each["spec"].get("runtimeClassName")] == []
 
     start = time.monotonic()
-    deploy = ("iml4e", "deploy", "wine", "--name", "sharp", "--gpu", "1", "--replicas", "1", "--max-replicas", "1")
-    with pytest.raises(AssertionError, match=r"no node takes its pod: .*Insufficient nvidia\.com/gpu"):
+    deploy = (
+        "iml4e",
+        "deploy",
+        "wine",
+        "--name",
+        "sharp",
+        "--gpu",
+        f"{SLICE}=1",
+        "--replicas",
+        "1",
+        "--max-replicas",
+        "1",
+    )
+    with pytest.raises(AssertionError, match=r"no node takes its pod: .*Insufficient nvidia\.com/mig-1g\.10gb"):
         releases.run(GPUS, gpu_cluster.url, *deploy)
     assert time.monotonic() - start < 60
-    # time-slicing under a name of its own, and a slice of a GPU
-    for name, resource in {"share": f"{GPU}.shared", "slice": "nvidia.com/mig-1g.10gb"}.items():
+    # a whole GPU, and time-slicing under a name of its own
+    for name, resource in {"whole": GPU, "share": f"{GPU}.shared"}.items():
         worker(there, name, resource)
-        there.wait(f"{name} to wait", lambda: waits(there, name, resource), 30)  # noqa: B023
         assert is_placed(pod(there, name))
         there.delete("v1", "Pod", name)
 
@@ -245,13 +258,25 @@ def test_gpu_work_lands_where_a_gpu_is_and_nothing_else_on_a_node_of_gpus(gpu_cl
     there, node = gpu_cluster.there, gpu_cluster.node
     worker(there, "first")
     there.wait("the first to wait", lambda: waits(there, "first"), 30)
-    gpus.offer(there, node, 1)
+    gpus.offer(there, node, 1, SLICE)
     there.wait("the first to run", lambda: is_ready(pod(there, "first")), 60)
     assert pod(there, "first")["spec"]["nodeName"] == node
     there.delete("v1", "Pod", "first")
     there.wait("the GPU to be free", lambda: not pod(there, "first"), 30)
 
-    deploy = ("iml4e", "deploy", "wine", "--name", "sharp", "--gpu", "1", "--replicas", "1", "--max-replicas", "1")
+    deploy = (
+        "iml4e",
+        "deploy",
+        "wine",
+        "--name",
+        "sharp",
+        "--gpu",
+        f"{SLICE}=1",
+        "--replicas",
+        "1",
+        "--max-replicas",
+        "1",
+    )
     releases.run(GPUS, gpu_cluster.url, *deploy)
     row = json.dumps([ROW])
     assert releases.run(GPUS, gpu_cluster.url, "iml4e", "predict", "sharp", "--data", row).split()[-1] == "0"
@@ -261,7 +286,7 @@ def test_gpu_work_lands_where_a_gpu_is_and_nothing_else_on_a_node_of_gpus(gpu_cl
     # the one GPU is taken
     worker(there, "second")
     there.wait("the second to wait", lambda: waits(there, "second"), 30)
-    with gpus.gpu_node(there, f"{GPUS}-node", 1):
+    with gpus.gpu_node(there, f"{GPUS}-node", 1, SLICE):
         # an empty node, which would get every pod that tolerates its taint
         there.wait("the second to be bound", lambda: pod(there, "second")["spec"].get("nodeName"), 60)
         assert pod(there, "second")["spec"]["nodeName"] == f"{GPUS}-node"
