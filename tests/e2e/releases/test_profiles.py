@@ -26,6 +26,7 @@ pytestmark = pytest.mark.timeout(600)
 CLOUD, GPUS = "profile-cloud", "profile-gpus"
 #: A slice of a GPU (MIG). Whole ones are what tests of the first release have, and have not, at the same time.
 SLICE = "nvidia.com/mig-1g.10gb"
+DEPLOY = ["iml4e", "deploy", "wine", "--name", "sharp", "--gpu", f"{SLICE}=1", "--replicas", "1", "--max-replicas", "1"]
 ROW = load_wine().data[0].tolist()
 #: What the first release of the cluster has already, and what a machine of two cores has no room for.
 SMALL: Object = {"prometheus": {"enabled": False}}
@@ -178,8 +179,10 @@ def gpu_cluster(cluster: Cluster) -> Iterator[Gpus]:
         releases.installed(there, ["gpu-cluster"], SMALL),
         there.port_forward(f"service/{GPUS}-gateway", 80) as port,
     ):
-        yield Gpus(there, f"http://127.0.0.1:{port}", node)
-    gpus.offer(cluster, node, 0, SLICE)
+        try:
+            yield Gpus(there, f"http://127.0.0.1:{port}", node)
+        finally:
+            gpus.offer(cluster, node, 0, SLICE)
 
 
 def worker(there: Cluster, name: str, resource: str = SLICE) -> None:
@@ -204,13 +207,13 @@ def pod(there: Cluster, name: str) -> Object:
     return there.get("v1", "Pod", name) or {}
 
 
-def waits(there: Cluster, name: str, resource: str = SLICE) -> bool:
-    """Whether no node takes a pod, for want of a GPU."""
+def waits(there: Cluster, name: str) -> bool:
+    """Whether no node takes a pod, for want of a slice."""
     conditions = pod(there, name).get("status", {}).get("conditions") or []
     said = [
         each.get("message", "") for each in conditions if each["type"] == "PodScheduled" and each["status"] == "False"
     ]
-    return any(f"Insufficient {resource}" in text for text in said)
+    return any(f"Insufficient {SLICE}" in text for text in said)
 
 
 def is_placed(thing: Object) -> bool:
@@ -231,21 +234,8 @@ def test_gpu_cluster_serves_without_gpus_and_says_who_waits_for_one(gpu_cluster:
     assert [each["metadata"]["name"] for each in plain if is_placed(each) or each["spec"].get("runtimeClassName")] == []
 
     start = time.monotonic()
-    deploy = (
-        "iml4e",
-        "deploy",
-        "wine",
-        "--name",
-        "sharp",
-        "--gpu",
-        f"{SLICE}=1",
-        "--replicas",
-        "1",
-        "--max-replicas",
-        "1",
-    )
     with pytest.raises(AssertionError, match=r"no node takes its pod: .*Insufficient nvidia\.com/mig-1g\.10gb"):
-        releases.run(GPUS, gpu_cluster.url, *deploy)
+        releases.run(GPUS, gpu_cluster.url, *DEPLOY)
     assert time.monotonic() - start < 60
     # a whole GPU, and time-slicing under a name of its own
     for name, resource in {"whole": GPU, "share": f"{GPU}.shared"}.items():
@@ -264,20 +254,7 @@ def test_gpu_work_lands_where_a_gpu_is_and_nothing_else_on_a_node_of_gpus(gpu_cl
     there.delete("v1", "Pod", "first")
     there.wait("the GPU to be free", lambda: not pod(there, "first"), 30)
 
-    deploy = (
-        "iml4e",
-        "deploy",
-        "wine",
-        "--name",
-        "sharp",
-        "--gpu",
-        f"{SLICE}=1",
-        "--replicas",
-        "1",
-        "--max-replicas",
-        "1",
-    )
-    releases.run(GPUS, gpu_cluster.url, *deploy)
+    releases.run(GPUS, gpu_cluster.url, *DEPLOY)
     row = json.dumps([ROW])
     assert releases.run(GPUS, gpu_cluster.url, "iml4e", "predict", "sharp", "--data", row).split()[-1] == "0"
     (sharp,) = there.pods("serving.kserve.io/inferenceservice=sharp")
