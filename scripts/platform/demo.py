@@ -154,7 +154,8 @@ def job(name: str, release: str, namespace: str, config: dict[str, str], words: 
         "args": words,
         "envFrom": [
             {"configMapRef": {"name": f"{release}-runner"}},
-            {"secretRef": {"name": config["JOB_S3_SECRET"]}},
+            # empty: the service account has the rights (workload identity)
+            *({"secretRef": {"name": key}} for key in [config["JOB_S3_SECRET"]] if key),
         ],
         "env": [{"name": key, "value": value} for key, value in env.items()],
         "resources": json.loads(config["JOB_RESOURCES"]),

@@ -15,12 +15,13 @@ from kfp import dsl
 
 from iml4e.engines import StepFailed
 from iml4e.engines import kfp as engine
+from support import gpus
+from support.gpus import GPU
 from support.helm import NAMESPACE
 from support.k8s import Cluster
 from support.kubeflow import ARGO, BUCKET, Kubeflow, Run, step
 from support.platform import Gateway
 
-GPU = "nvidia.com/gpu"
 ABSENT = "iml4e.local/no/such-image:1"
 
 
@@ -328,16 +329,11 @@ def test_mlflow_has_a_run_for_the_pipeline_and_one_for_each_step(
 @pytest.fixture
 def gpu(cluster: Cluster) -> Iterator[Callable[[], None]]:
     """A function that gives a node the resource that a GPU's device plugin would: no device, but to the scheduler one."""
-    nodes = cluster.core.list_node().items
-    if any(node.status.capacity.get(GPU) for node in nodes):
+    if gpus.nodes_with_gpus(cluster):
         pytest.skip("the cluster has real GPUs: a step that wants one does not wait")
-
-    def offer(count: str | None = "1") -> None:
-        status = {"capacity": {GPU: count}} | ({} if count else {"allocatable": {GPU: None}})
-        cluster.core.patch_node_status(nodes[0].metadata.name, {"status": status})
-
-    yield offer
-    offer(None)
+    node = cluster.core.list_node().items[0].metadata.name
+    yield lambda: gpus.offer(cluster, node, 1)
+    gpus.offer(cluster, node, 0)
 
 
 def test_a_step_that_wants_a_gpu_waits_for_one_and_says_so(runs: dict[str, Run], gpu: Callable[[], None]) -> None:

@@ -52,6 +52,11 @@ def test_the_job_takes_image_account_and_configuration_of_its_release() -> None:
     assert find(render("laptop"), "ServiceAccount", spec["serviceAccountName"])
 
 
+def test_rights_from_the_cloud_need_no_key() -> None:
+    (container,) = pod({"runner": {"s3Secret": ""}})["containers"]
+    assert [source for source in container["envFrom"] if "secretRef" in source] == []
+
+
 def test_certificate_authorities_of_the_release_are_mounted() -> None:
     spec = pod(CA)
     (volume,) = [volume for volume in spec["volumes"] if volume["name"] == "ca"]

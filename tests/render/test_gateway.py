@@ -24,6 +24,22 @@ def test_other_services_have_no_fixed_node_port(kind: str) -> None:
     assert not any("nodePort" in port for port in service["spec"]["ports"])
 
 
+@pytest.mark.parametrize(("kind", "wanted"), [("ClusterIP", None), ("NodePort", "Local"), ("LoadBalancer", "Local")])
+def test_only_a_service_that_nodes_answer_for_has_a_traffic_policy(kind: str, wanted: str | None) -> None:
+    """Kubernetes refuses the field of any other."""
+    service = {"type": kind, "externalTrafficPolicy": "Local", "loadBalancerClass": "example.org/internal"}
+    values = {"gateway": {"service": service, "allowAnonymous": True}}
+    spec = find(render("laptop", values), "Service", "iml4e-gateway")["spec"]
+    assert spec.get("externalTrafficPolicy") == wanted
+    assert spec.get("loadBalancerClass") == ("example.org/internal" if kind == "LoadBalancer" else None)
+
+
+def test_the_cluster_chooses_the_load_balancer_by_default() -> None:
+    values = {"gateway": {"service": {"type": "LoadBalancer"}, "allowAnonymous": True}}
+    spec = find(render("laptop", values), "Service", "iml4e-gateway")["spec"]
+    assert (spec["externalTrafficPolicy"], "loadBalancerClass" in spec) == ("Cluster", False)
+
+
 def test_listener_port_is_the_pods_own() -> None:
     """Traefik finds the entry point of a listener by its number."""
     listener = find(render("laptop"), "Gateway", "iml4e-gateway")["spec"]["listeners"][0]

@@ -58,10 +58,60 @@ def test_replicas_spread_and_do_not_go_all_at_once(name: str) -> None:
     [spread] = pod_template(thing)["spec"]["topologySpreadConstraints"]
     assert (spread["topologyKey"], spread["whenUnsatisfiable"]) == ("kubernetes.io/hostname", "ScheduleAnyway")
     assert spread["labelSelector"]["matchLabels"] == selector
+    # while a revision replaces another, pods of both are there
+    assert spread["matchLabelKeys"] == ["pod-template-hash"]
     [budget] = budgets(thing, objects)
     assert budget["spec"]["selector"]["matchLabels"] == selector
     assert budget["spec"]["maxUnavailable"] == 1
     assert budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+
+
+@pytest.mark.parametrize("name", REPLICAS)
+def test_replicas_spread_over_each_label_of_nodes_that_is_named(name: str) -> None:
+    keys = ["topology.kubernetes.io/zone", "kubernetes.io/hostname"]
+    [found] = [
+        each
+        for each in of_kind(render("default", {"global": {"topologyKeys": keys}}), "Deployment")
+        if short(each) == name
+    ]
+    spread = pod_template(found)["spec"]["topologySpreadConstraints"]
+    assert [each["topologyKey"] for each in spread] == keys
+    # a zone that is lost, or full, must not hold back a replica
+    assert {each["whenUnsatisfiable"] for each in spread} == {"ScheduleAnyway"}
+    assert all(each["labelSelector"]["matchLabels"] == found["spec"]["selector"]["matchLabels"] for each in spread)
+
+
+AUTOSCALED = ["gateway", "mlflow"]
+
+
+@pytest.mark.parametrize("name", AUTOSCALED)
+def test_an_autoscaler_owns_the_number_of_replicas(name: str) -> None:
+    """An upgrade must not set the number back, nor conflict with its owner."""
+    values = {name: {"replicas": 2, "autoscaling": {"enabled": True, "maxReplicas": 5, "averageCpu": "250m"}}}
+    objects = render("default", values)
+    [found] = [each for each in of_kind(objects, "Deployment") if short(each) == name]
+    assert "replicas" not in found["spec"]
+    [scaler] = of_kind(objects, "HorizontalPodAutoscaler")
+    assert scaler["spec"]["scaleTargetRef"] == {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "name": found["metadata"]["name"],
+    }
+    assert (scaler["spec"]["minReplicas"], scaler["spec"]["maxReplicas"]) == (2, 5)
+    [metric] = scaler["spec"]["metrics"]
+    assert metric["resource"] == {"name": "cpu", "target": {"type": "AverageValue", "averageValue": "250m"}}
+    assert len(budgets(found, objects)) == 1
+
+
+@pytest.mark.parametrize("name", AUTOSCALED)
+def test_what_may_have_more_replicas_later_has_its_budget_at_once(name: str) -> None:
+    objects = render("default", {name: {"autoscaling": {"enabled": True}}})
+    [found] = [each for each in of_kind(objects, "Deployment") if short(each) == name]
+    assert len(budgets(found, objects)) == 1
+
+
+def test_nothing_scales_by_default() -> None:
+    assert of_kind(render("default"), "HorizontalPodAutoscaler") == []
 
 
 @pytest.mark.parametrize("name", [*REPLICAS, *ONE_REPLICA])

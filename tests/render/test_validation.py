@@ -66,6 +66,18 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"gateway": {"tls": TLS, "service": {"nodePortTls": 30080}}, "global": HTTPS},
         "gateway.service.nodePort and gateway.service.nodePortTls are the same port, 30080: set gateway.service.nodePortTls",
     ),
+    "an autoscaler of the gateway that could only scale down": (
+        {"gateway": {"replicas": 7, "autoscaling": {"enabled": True}}},
+        "gateway.autoscaling.maxReplicas is less than gateway.replicas, the least number of replicas: raise",
+    ),
+    "an autoscaler of MLflow that could only scale down": (
+        {"mlflow": {"replicas": 7, "autoscaling": {"enabled": True}}},
+        "mlflow.autoscaling.maxReplicas is less than mlflow.replicas, the least number of replicas: raise",
+    ),
+    "a GPU pool of no resource": (
+        {"global": {"gpuPools": {"one": {"nodeSelector": {"pool": "gpu"}}}}},
+        "global.gpuPools.one names no resources, so no pod belongs to the pool: set global.gpuPools.one.resources,",
+    ),
     "open to everybody": (
         {"gateway": {"service": {"type": "LoadBalancer"}}},
         "gateway.service.type is LoadBalancer, but there is no authentication: anyone who reaches that address could read and",

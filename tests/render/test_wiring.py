@@ -8,12 +8,15 @@ from support.helm import profiles, render
 from support.wiring import dangling
 
 # what an administrator makes before installing with a profile, as values/README.md says
+DATABASES = [f"iml4e-db-{name}" for name in ("mlflow", "mlpipeline", "metadb")]
+KEYS = [f"iml4e-s3-{name}" for name in ("mlflow", "pipelines", "models")]
+CLOUD = ["iml4e-tls", "iml4e-ca", *DATABASES]
+# AWS needs no key, and on Azure the release makes them
 BEFOREHAND = {
-    "cloud": [
-        "iml4e-tls",
-        *(f"iml4e-s3-{name}" for name in ("mlflow", "pipelines", "models")),
-        *(f"iml4e-db-{name}" for name in ("mlflow", "mlpipeline", "metadb")),
-    ]
+    "cloud": [*CLOUD, *KEYS],
+    "cloud-google": [*CLOUD, *KEYS],
+    "cloud-aws": CLOUD,
+    "cloud-azure": CLOUD,
 }
 
 

@@ -23,8 +23,14 @@ NAMESPACE = "iml4e"
 # libyaml where the wheel has it: the CRDs are large
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-# A profile is a file in values/, or a pile of them: bare-machine and quota only say what differs from laptop.
-ON_TOP_OF = {"bare-machine": "laptop", "quota": "laptop"}
+# A profile is a file in values/, or a pile of them: these only say what differs from another one.
+ON_TOP_OF = {
+    "bare-machine": "laptop",
+    "quota": "laptop",
+    "cloud-aws": "cloud",
+    "cloud-google": "cloud",
+    "cloud-azure": "cloud",
+}
 
 
 class HelmError(Exception):
@@ -41,12 +47,20 @@ def profiles() -> list[str]:
     return ["default", *sorted(path.stem for path in VALUES.glob("*.yaml"))]
 
 
+def combinations() -> list[str]:
+    """All profiles, and the piles that values/README.md tells of: `cloud-aws+gpu-cluster` is both, one after the other."""
+    clouds = ["cloud", *(overlay for overlay, below in ON_TOP_OF.items() if below == "cloud")]
+    larger = ["gpu-cluster", *clouds, *(f"{cloud}+gpu-cluster" for cloud in clouds)]
+    return [*profiles(), *(pile for pile in larger if "+" in pile), *(f"{pile}+quota" for pile in larger)]
+
+
 def profile_files(profile: str) -> list[Path]:
-    """The values files of a profile, in the order in which helm takes them."""
+    """The values files of a profile, in the order in which helm takes them; of several that `+` joins, one after the other."""
     if profile == "default":
         return []
-    below = profile_files(ON_TOP_OF[profile]) if profile in ON_TOP_OF else []
-    return [*below, VALUES / f"{profile}.yaml"]
+    first, *more = profile.split("+")
+    below = profile_files(ON_TOP_OF[first]) if first in ON_TOP_OF else []
+    return [*below, VALUES / f"{first}.yaml", *(VALUES / f"{name}.yaml" for name in more)]
 
 
 def subcharts() -> list[Path]:

@@ -18,6 +18,7 @@ from kubernetes.client.exceptions import ApiException
 
 from support import helm
 from support.k8s import Cluster
+from support.objects import kind_and_name
 
 Object = dict[str, Any]
 MODELS = ("serving.kserve.io/v1beta1", "InferenceService")
@@ -73,11 +74,39 @@ def installed(
         helm.helm("uninstall", there.namespace, "--namespace", there.namespace, "--ignore-not-found")
 
 
+def upgrade(there: Cluster, **values: Any) -> None:
+    """Upgrade the release of a namespace: values of parts on top of its own."""
+    sets = (word for part, value in values.items() for word in ("--set-json", f"{part}={json.dumps(value)}"))
+    name, options = there.namespace, ("--reset-then-reuse-values", "--wait", "--timeout", "180s")
+    helm.helm("upgrade", name, helm.CHART, "--namespace", name, *options, *sets, timeout=240)
+
+
+def remove(there: Cluster) -> list[str]:
+    """Delete the models of a release and uninstall it: objects of its manifest that are there a minute later."""
+    name = there.namespace
+    manifest = [thing for thing in yaml.safe_load_all(helm.helm("get", "manifest", name, "--namespace", name)) if thing]
+    for model in there.list(*MODELS):
+        there.delete(*MODELS, model["metadata"]["name"])
+    wait_until("models to be gone", lambda: not there.list(*MODELS), 60)
+    helm.helm("uninstall", name, "--namespace", name, "--wait", "--timeout", "120s", timeout=180)
+
+    def left() -> list[str]:
+        found = (there.get(each["apiVersion"], each["kind"], each["metadata"]["name"]) for each in manifest)
+        return [kind_and_name(thing) for thing in found if thing]
+
+    with contextlib.suppress(AssertionError):
+        wait_until("the release to be gone", lambda: not left(), 60)
+    return left()
+
+
 def runtime(cluster: Cluster) -> Object:
     """The image with all that pipelines import, if the node has one; else the release's, whose steps install packages."""
     own = helm.release_values()["global"]["runtime"]
     names = [
-        name for node in cluster.core.list_node().items for image in node.status.images for name in image.names or ()
+        name
+        for node in cluster.core.list_node().items
+        for image in node.status.images or ()
+        for name in image.names or ()
     ]
     for name in names:
         registry, _, rest = name.partition("/")

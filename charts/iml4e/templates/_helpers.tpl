@@ -13,6 +13,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if and (or .Values.kserve.enabled .Values.pipelines.enabled) (or .Values.gateway.enabled .Values.prometheus.enabled $controller) }}true{{ end }}
 {{- end }}
 
+{{- /* "true" where the release gives pods that request a GPU the settings of their pool: the kind is stable from Kubernetes 1.36 on. */}}
+{{- define "runner.placesGpus" -}}
+{{- if and .Values.global.gpuPools (or .Values.mlflow.enabled .Values.kserve.enabled .Values.pipelines.enabled) (semverCompare ">=1.36-0" .Capabilities.KubeVersion.Version) }}true{{ end }}
+{{- end }}
+
 {{- /* Fields of the PodSpec of a Job that runs a pipeline, as JSON. */}}
 {{- define "iml4e.jobPodSpec" -}}
 {{- $securityContext := dict "runAsNonRoot" true "seccompProfile" (dict "type" "RuntimeDefault") }}

@@ -12,13 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 import requests
-from botocore.config import Config
 
-from support import helm
-from support.certificates import pem, signed
+from support import helm, releases
+from support.elsewhere import DATABASE, KEYS, RESTRICTED, Elsewhere, secret, stores, trust
 from support.k8s import Cluster
 
 pytestmark = pytest.mark.timeout(900)
@@ -28,18 +26,6 @@ NAME = "private-ca"
 STORE = "private-ca-store"
 """Namespace of store and database."""
 ENDPOINT = f"https://store.{STORE}.svc:9000"
-DATABASE = {"username": "mlflow", "password": "somebodyelses", "database": "mlflow"}
-KEYS = {"AWS_ACCESS_KEY_ID": "somebody", "AWS_SECRET_ACCESS_KEY": "somebody-elses"}
-# as docs/install.md, Your own S3
-ANNOTATIONS = {
-    "serving.kserve.io/s3-endpoint": f"store.{STORE}.svc:9000",
-    "serving.kserve.io/s3-usehttps": "1",
-    "serving.kserve.io/s3-region": "us-east-1",
-}
-TRUST = {
-    "serving.kserve.io/s3-cabundle-configmap": "company-ca",
-    "serving.kserve.io/s3-cabundle": "/etc/ssl/custom-certs/cabundle.crt",
-}
 SMALL = {"requests": {"cpu": "10m"}}
 VALUES: dict[str, Any] = {
     "kserve": {"controller": {"enabled": False}, "runtimes": {"mlflow": {"resources": SMALL}}},
@@ -91,12 +77,10 @@ class Setup:
 
     there: Cluster
     """The release's namespace."""
-    elsewhere: Cluster
-    """That of store and database."""
+    elsewhere: Elsewhere
+    """Store and database."""
     url: str
     """Address of its gateway on this machine."""
-    s3: Any
-    """The store, seen from here."""
 
 
 def install(authority: dict[str, str], *, tls: bool) -> None:
@@ -113,114 +97,26 @@ def install(authority: dict[str, str], *, tls: bool) -> None:
     )  # fmt: skip
 
 
-def secret(name: str, data: dict[str, str], **annotations: str) -> dict[str, Any]:
-    """A Secret."""
-    metadata = {"name": name, "annotations": annotations}
-    return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": data}
-
-
-RESTRICTED = {
-    "runAsNonRoot": True,
-    "runAsUser": 1000,
-    "allowPrivilegeEscalation": False,
-    "capabilities": {"drop": ["ALL"]},
-    "seccompProfile": {"type": "RuntimeDefault"},
-}
-
-
-SERVE = {
-    "store": ["minio", "server", "/data", "--certs-dir", "/certs"],
-    "database": [
-        "sh", "-c",
-        "mariadb-install-db --no-defaults --datadir=/data/db --auth-root-authentication-method=normal >/dev/null && "
-        "exec mariadbd --no-defaults --datadir=/data/db --socket=/tmp/socket --pid-file=/tmp/pid --init-file=/certs/init.sql "
-        "--ssl-cert=/certs/public.crt --ssl-key=/certs/private.key",
-    ],
-}  # fmt: skip
-INIT = """
-CREATE DATABASE mlflow CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin;
-CREATE USER 'mlflow'@'%' IDENTIFIED BY 'somebodyelses';
-GRANT ALL ON mlflow.* TO 'mlflow'@'%';
-"""
-
-
-def server(name: str, image: str, port: int, user: int) -> list[dict[str, Any]]:
-    """A server of somebody else: a pod and its Service."""
-    container = {
-        "name": name,
-        "image": image,
-        "command": SERVE[name],
-        "env": [
-            {"name": "HOME", "value": "/tmp"},
-            {"name": "MINIO_ROOT_USER", "value": KEYS["AWS_ACCESS_KEY_ID"]},
-            {"name": "MINIO_ROOT_PASSWORD", "value": KEYS["AWS_SECRET_ACCESS_KEY"]},
-        ],
-        "resources": {"requests": {"cpu": "10m", "memory": "64Mi"}},
-        "securityContext": {**RESTRICTED, "runAsUser": user},
-        "readinessProbe": {"tcpSocket": {"port": port}, "periodSeconds": 1},
-        "volumeMounts": [{"name": "data", "mountPath": "/data"}, {"name": "certs", "mountPath": "/certs"}],
-    }
-    volumes = [{"name": "data", "emptyDir": {}}, {"name": "certs", "secret": {"secretName": "certs"}}]
-    labels = {"app": name}
-    pod = {"metadata": {"labels": labels}, "spec": {"containers": [container], "volumes": volumes}}
-    deployment = {"selector": {"matchLabels": labels}, "template": pod}
-    return [
-        {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name}, "spec": deployment},
-        {
-            "apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
-            "spec": {"selector": labels, "ports": [{"port": port}]},
-        },
-    ]  # fmt: skip
-
-
 @pytest.fixture(scope="module")
 def setup(cluster: Cluster, values: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setup]:
     """The store with its buckets, and a release that does not know its authority yet."""
-    authority = signed("e2e authority")
-    certificate, key = signed(f"store.{STORE}.svc", f"database.{STORE}.svc", "127.0.0.1", by=authority)
-    file = tmp_path_factory.mktemp("ca") / "ca.crt"
-    file.write_text(pem(authority[0]))
     with contextlib.ExitStack() as stack:
-        for name in (NAME, STORE):
-            metadata = {"name": name, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}
-            cluster.core.create_namespace({"metadata": metadata})
-            stack.callback(cluster.core.delete_namespace, name)
+        elsewhere = stack.enter_context(stores(cluster, values, STORE, tmp_path_factory.mktemp("ca")))
+        there = stack.enter_context(releases.namespace(cluster, NAME))
         stack.callback(helm.helm, "uninstall", NAME, "--namespace", NAME, "--wait", "--ignore-not-found", timeout=300)
-        elsewhere, there = Cluster(cluster.config, STORE), Cluster(cluster.config, NAME)
-        taken = {
-            name: f"{values['global']['imageRegistry'] or image['registry']}/{image['repository']}:{image['tag']}"
-            for name in ("minio", "mariadb")
-            if (image := values[name]["image"])
-        }
-        elsewhere.apply(
-            secret("certs", {"public.crt": pem(certificate), "private.key": pem(key), "init.sql": INIT}),
-            *server("store", taken["minio"], 9000, 1000),
-            *server("database", taken["mariadb"], 3306, 999),
-        )
-        elsewhere.wait_ready("Deployment", "store")
-        elsewhere.wait_ready("Deployment", "database")
-        port = stack.enter_context(elsewhere.port_forward("service/store", 9000))
-        s3 = boto3.client(
-            "s3", endpoint_url=f"https://127.0.0.1:{port}", region_name="us-east-1", verify=str(file),
-            aws_access_key_id=KEYS["AWS_ACCESS_KEY_ID"], aws_secret_access_key=KEYS["AWS_SECRET_ACCESS_KEY"],
-            config=Config(s3={"addressing_style": "path"}),
-        )  # fmt: skip
-        for bucket in ("datasets", "mlflow", "pipelines"):
-            s3.create_bucket(Bucket=bucket)
-        s3.put_bucket_versioning(Bucket="datasets", VersioningConfiguration={"Status": "Enabled"})
         there.apply(
             {
                 "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "company-ca"},
-                "data": {"cabundle.crt": file.read_text()},
+                "data": {"cabundle.crt": elsewhere.bundle.read_text()},
             },
             secret(f"{NAME}-db-mlflow", DATABASE),
             secret(f"{NAME}-s3-mlflow", KEYS),
             secret(f"{NAME}-s3-pipelines", KEYS),
-            secret(f"{NAME}-s3-models", KEYS, **ANNOTATIONS),
+            secret(f"{NAME}-s3-models", KEYS, **elsewhere.annotations),
         )  # fmt: skip
         install({}, tls=False)
         with there.port_forward(f"service/{NAME}-gateway", 80) as forwarded:
-            yield Setup(there, elsewhere, f"http://127.0.0.1:{forwarded}", s3)
+            yield Setup(there, elsewhere, f"http://127.0.0.1:{forwarded}")
 
 
 @pytest.fixture(scope="module")
@@ -232,11 +128,8 @@ def untrusted(setup: Setup) -> Setup:
 @pytest.fixture(scope="module")
 def trusted(setup: Setup) -> Setup:
     """The release that trusts it, and whose database lets it in by TLS alone."""
-    setup.there.apply(secret(f"{NAME}-s3-models", KEYS, **ANNOTATIONS, **TRUST))
-    (pod,) = setup.elsewhere.pods("app=database")
-    alone = "ALTER USER 'mlflow'@'%' REQUIRE SSL"
-    client = ("mariadb", "--socket=/tmp/socket", "--user=root", "--skip-ssl", "--execute")
-    said = setup.elsewhere.exec(pod["metadata"]["name"], *client, alone)
+    setup.there.apply(secret(f"{NAME}-s3-models", KEYS, **setup.elsewhere.annotations, **trust("company-ca")))
+    said = setup.elsewhere.sql("ALTER USER 'mlflow'@'%' REQUIRE SSL")
     assert not said, said
     install({"existingConfigMap": "company-ca", "key": "cabundle.crt"}, tls=True)
     return setup
@@ -336,7 +229,7 @@ def test_without_the_authority_a_model_says_what_to_set(untrusted: Setup) -> Non
 
 
 def test_mlflow_models_steps_and_clean_up_trust_it(trusted: Setup) -> None:
-    there, s3 = trusted.there, trusted.s3
+    there, s3 = trusted.there, trusted.elsewhere.s3
     done = use(trusted.url)
     assert (done["note"], done["namespace"], done["prediction"]) == ("trusted", NAME, [0])
 

@@ -41,6 +41,15 @@ global.{{ $key }} is no value of this chart: correct or remove it (docs/values.m
 {{- end }}
 {{- end }}
 
+{{- /* A map of maps: the schema cannot ask for a key, as values that reuse older ones may lack any. */}}
+{{- define "iml4e.findings.gpus" }}
+{{- range $name, $pool := .Values.global.gpuPools }}
+{{- if not (get ($pool | default dict) "resources") }}
+global.gpuPools.{{ $name }} names no resources, so no pod belongs to the pool: set global.gpuPools.{{ $name }}.resources, [nvidia.com/gpu] for example.
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- /* Names of objects start with the release's. Services want no dot and, on older Kubernetes, a letter first; the longest name is CronJob
        <release>-pipelines-retention, which may have 52 characters. */}}
 {{- define "iml4e.findings.name" }}

@@ -41,5 +41,3 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
     items: {{ $items }}
 {{- end }}
 {{- end }}
-
-{{- define "mlflow.findings" }}{{ end }}
