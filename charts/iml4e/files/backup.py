@@ -41,7 +41,7 @@ Object = dict[str, Any]
 
 FORMAT = 1
 WORK = Path(os.environ.get("WORK", "/work"))
-SECRETS = Path(os.environ.get("SECRETS", "/secrets"))
+FOLDER_OF_SECRETS = Path(os.environ.get("FOLDER_OF_SECRETS", "/secrets"))
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 THREADS = 8
 CHUNK = 2**20
@@ -112,7 +112,7 @@ def key() -> bytes:
     Raises:
         Failure: the Secret has another thing in its place.
     """
-    file = SECRETS / "key" / "key"
+    file = FOLDER_OF_SECRETS / "key" / "key"
     if not file.exists():
         return b""
     with contextlib.suppress(ValueError):
@@ -321,7 +321,9 @@ class Bucket:
         self.name, _, prefix = address.removeprefix("s3://").partition("/")
         self.prefix, self.place = prefix.strip("/") + "/" if prefix.strip("/") else "", address
         self.s3 = client(
-            SECRETS / "destination", os.environ.get("DESTINATION_ENDPOINT", ""), os.environ.get("DESTINATION_REGION", "")
+            FOLDER_OF_SECRETS / "destination",
+            os.environ.get("DESTINATION_ENDPOINT", ""),
+            os.environ.get("DESTINATION_REGION", ""),
         )
 
     def put(self, name: str, chunks: Iterable[bytes]) -> int:
@@ -398,7 +400,7 @@ def code(error: Any) -> str:
 
 def bucket_client(name: str) -> Any:
     """A client of the release's S3 store that may use a bucket."""
-    store = client(SECRETS / "s3" / name, os.environ.get("S3_ENDPOINT", ""), os.environ.get("S3_REGION", ""))
+    store = client(FOLDER_OF_SECRETS / "s3" / name, os.environ.get("S3_ENDPOINT", ""), os.environ.get("S3_REGION", ""))
 
     def pin(params: Object, context: Object, **_: Any) -> None:
         # MinIO gives a new object the version that its writer asks for; boto3 has no argument for that
@@ -438,8 +440,8 @@ def objects(store: Any, bucket: str, role: str) -> Iterator[Object]:
             yield from sorted(here, key=lambda each: (each["Key"], -each["LastModified"].timestamp()))
 
     for _, versions in itertools.groupby(told(), lambda each: each["Key"]):
-        newest_first = list(versions)
-        for each in sorted(reversed(newest_first), key=lambda each: each["IsLatest"]):
+        oldest_first = list(versions)[::-1]
+        for each in sorted(oldest_first, key=lambda each: each["IsLatest"]):
             if "ETag" in each:
                 yield {
                     "bucket": role, "key": each["Key"], "version": each["VersionId"], "etag": each["ETag"],
@@ -665,7 +667,7 @@ def database(role: str) -> Any:
     import pymysql
 
     def held(name: str) -> str:
-        return (SECRETS / "databases" / role / name).read_text()
+        return (FOLDER_OF_SECRETS / "databases" / role / name).read_text()
 
     authority = os.environ.get("DATABASE_CA")
     try:
@@ -772,7 +774,9 @@ def api(method: str, path: str, body: Any = None, kind: str = "application/json"
             return error.code, text
         except OSError as error:
             if attempt == 4:
-                raise Failure(f"the Kubernetes API does not answer: {why(error)}; run this again when it does") from None
+                raise Failure(
+                    f"the Kubernetes API does not answer: {why(error)}; run this again when it does"
+                ) from None
             time.sleep(2)
     raise AssertionError("unreachable")
 
@@ -958,14 +962,20 @@ def restore_first() -> None:
                 f"the target is not empty ({'; '.join(held)}): restore into a new release, or replace what is there with --force"
             )
         stores = {role: bucket_client(role) for role in manifest["buckets"]}
-        pinned = {role for role in manifest["buckets"] if any(each.get("version") for each in found if each["bucket"] == role)}
+        pinned = {
+            role for role in manifest["buckets"] if any(each.get("version") for each in found if each["bucket"] == role)
+        }
         for role in pinned:
             if not versioned(stores[role], buckets()[role]):
-                raise Unchanged(f"bucket {buckets()[role]} keeps no versions, and the backup has some: switch versioning on")
+                raise Unchanged(
+                    f"bucket {buckets()[role]} keeps no versions, and the backup has some: switch versioning on"
+                )
     except Failure as failure:
         raise Unchanged(str(failure)) from None
     except (BotoCoreError, ClientError) as error:
-        raise Unchanged(f"the S3 store of the release does not answer: {why(error)}; `iml4e doctor` looks why") from None
+        raise Unchanged(
+            f"the S3 store of the release does not answer: {why(error)}; `iml4e doctor` looks why"
+        ) from None
     say(
         f"{manifest['id']} of release {manifest['release']}, chart {manifest['chart']}: complete, {manifest['objects']} objects, "
         f"{size(manifest['bytes'])}"
@@ -1109,7 +1119,9 @@ def renamed_in(node: Any, old: str, new: str, accounts: tuple[str, str]) -> Any:
         return [renamed_in(each, old, new, accounts) for each in node]
     if isinstance(node, dict):
         return {
-            name: accounts[1] if name == "serviceAccountName" and value == accounts[0] else renamed_in(value, old, new, accounts)
+            name: accounts[1]
+            if name == "serviceAccountName" and value == accounts[0]
+            else renamed_in(value, old, new, accounts)
             for name, value in node.items()
         }
     if isinstance(node, str):
@@ -1126,9 +1138,7 @@ def rename_schedules(uids: dict[str, str]) -> None:
     if not changed or "mlpipeline" not in os.environ["DATABASES"].split():
         return
     with contextlib.closing(database("mlpipeline")) as connection, connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = DATABASE()"
-        )
+        cursor.execute("SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = DATABASE()")
         there = {(table, column) for table, column in cursor.fetchall()}
         connection.begin()
         for old, new in changed.items():
@@ -1198,7 +1208,9 @@ def serve() -> None:
 def wait_for_scrape() -> None:
     """Stay until Prometheus has read the time of this backup: nobody can ask a pod that is gone."""
     if os.environ.get("METRICS") == "true" and not SCRAPED.wait(PATIENCE):
-        say(f"WARNING: no Prometheus asked for metrics within {PATIENCE} s: the alert on the age of backups does not see this one")
+        say(
+            f"WARNING: no Prometheus asked for metrics within {PATIENCE} s: the alert on the age of backups does not see this one"
+        )
 
 
 MODE = os.environ.get("MODE", "backup")
@@ -1206,7 +1218,8 @@ MODE = os.environ.get("MODE", "backup")
 
 def main() -> None:
     """Do a step: `first`, before the databases, or `last`, after them."""
-    os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "false")
+    if authority := os.environ.get("DATABASE_CA"):
+        shutil.copyfile(authority, WORK / "ca.crt")  # for MariaDB's client, whose image may have no authorities
     steps = {
         ("backup", "first"): backup_first, ("backup", "last"): backup_last, ("restore", "first"): restore_first,
         ("restore", "last"): restore_last, ("list", "last"): tell,
@@ -1215,7 +1228,7 @@ def main() -> None:
         steps.get((MODE, sys.argv[1]), lambda: None)()
     except Unchanged as failure:
         print(f"{MODE}: {failure}", file=sys.stderr, flush=True)
-        sys.exit(UNCHANGED)
+        sys.exit(UNCHANGED if sys.argv[1] == "first" else 1)
     except Failure as failure:
         print(f"{MODE}: {failure}", file=sys.stderr, flush=True)
         sys.exit(1)
