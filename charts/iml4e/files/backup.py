@@ -206,6 +206,10 @@ def unseal(secret: bytes, name: str, source: IO[bytes]) -> Iterator[bytes]:
         if b"\n" in first:
             break
     line, _, rest = first.partition(b"\n")
+    try:
+        json.loads(line)
+    except ValueError:
+        raise damaged from None
     yield line
     yield rest
     yield from chunks
