@@ -104,7 +104,7 @@ class Release:
                 for each in client.search_model_versions()
             ],
             "dataset": {file.name: file.read_text() for file in sorted((folder / "dataset").iterdir())},
-            "listing": self.run("iml4e", "data", "list").split()[2::4],
+            "listing": self.run("iml4e", "data", "list").split()[3::4],
             "answers": requests.post(url, json={"instances": rows}, timeout=30).json(),
             "endpoints": [
                 (each["name"], each["model"], each["version"], each["ready"], each["champion"])
