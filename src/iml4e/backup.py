@@ -6,6 +6,7 @@ stopped stays stopped, no backup is made of half of the data, and the same resto
 
 import contextlib
 import copy
+import functools
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -105,27 +106,37 @@ def restore(backup: str = "", *, force: bool = False, say: Say = print) -> None:
     else:
         if other := _running(cluster, "backup"):
             raise Error(f"Job {other} makes a backup: wait for its end, or delete it, and restore then")
+        if not marked:
+            checked = _start(cluster, cron, "check", METRICS="false", BACKUP=backup, FORCE="true" if force else "false")
+            try:
+                _follow(cluster, checked, "check", say)
+            except _FailedError as failure:
+                raise Error(f"nothing was changed: {failure}") from None
+            _quietly(lambda: cluster.delete("Job", checked))
         # what wrote until now must not while tables are replaced
         _patch(cluster, cron, {"metadata": {"annotations": {MARK: backup}}})
         _stop(cluster, say)
-        again = "true" if force or marked == backup else "false"
-        job = _start(
-            cluster, cron, "restore", prepare=lambda owner: _grant(cluster, cron, owner), METRICS="false", BACKUP=backup,
-            FORCE=again,
-        )  # fmt: skip
+        grant: Callable[[Object], None] = functools.partial(_grant, cluster, cron)
+        job = _start(cluster, cron, "restore", prepare=grant, METRICS="false", BACKUP=backup, FORCE="true")
     try:
         _follow(cluster, job, "restore", say)
-    except _FailedError as failure:
-        if failure.code == UNCHANGED and not marked:
+    except _InterruptedError:
+        raise  # the Job goes on, with its rights
+    except Error as failure:
+        _revoke(cluster, cron)
+        if isinstance(failure, _FailedError) and failure.code == UNCHANGED and not marked:
             _go_on(cluster, say)
             raise Error(f"nothing was changed: {failure}") from None
         raise Error(
             f"backup {backup} is restored in part: {failure}. MLflow and Kubeflow Pipelines stay stopped, so that nobody works on "
             f"half of the data; correct the reason, and go on with `iml4e restore {backup}`"
         ) from None
-    finally:
-        _revoke(cluster, cron)
+    _revoke(cluster, cron)
     _go_on(cluster, say)
+
+
+class _InterruptedError(Error):
+    """Somebody interrupted this program; the Job goes on."""
 
 
 class _FailedError(Error):
@@ -231,7 +242,7 @@ def _follow(cluster: Cluster, job: str, mode: str, say: Say) -> None:
     except KeyboardInterrupt:
         goes_on = f"kubectl -n {cluster.namespace} logs -f job/{job} --all-containers"
         again = "; `iml4e restore` waits for it and starts the release again" if mode == "restore" else ""
-        raise Error(f"interrupted: Job {job} goes on in the cluster ({goes_on}){again}") from None
+        raise _InterruptedError(f"interrupted: Job {job} goes on in the cluster ({goes_on}){again}") from None
 
 
 def _log(cluster: Cluster, pod: str, container: str) -> Iterator[str]:

@@ -937,12 +937,14 @@ def occupied() -> Iterator[str]:
             yield f"objects in bucket {bucket}"
 
 
-def restore_first() -> None:
-    """Check the backup and the target, then write the objects."""
+def looked_at(there: Folder | Bucket, secret: bytes) -> tuple[Object, list[Object], dict[str, Any]]:
+    """A backup that is whole and fits an empty target: manifest, objects, and clients of the buckets.
+
+    Raises:
+        Unchanged: it is not, or the target is not empty.
+    """
     from botocore.exceptions import BotoCoreError, ClientError
 
-    start = time.time()
-    there, secret = destination(), key()
     try:
         with to(there):
             manifest = chosen(there)
@@ -952,24 +954,12 @@ def restore_first() -> None:
             for file in manifest["files"]:
                 if sizes.get(f"backups/{manifest['id']}/{file['name']}") != file["stored"]:
                     raise Unchanged(f"{file['name']} of backup {manifest['id']} is not whole: use another backup")
-            shutil.rmtree(WORK / "dump", ignore_errors=True)
-            (WORK / "dump").mkdir()
-            for role in manifest["databases"]:
-                header, content = fetch(there, secret, manifest, f"{role}.sql.gz")
-                with (WORK / "dump" / f"{role}.sql.gz").open("wb") as out:
-                    for chunk in content:
-                        out.write(chunk)
-                (WORK / "dump" / f"{role}.sql.rows").write_text(header["rows"])
-            (WORK / "resources.json.gz").write_bytes(b"".join(fetch(there, secret, manifest, "resources.json.gz")[1]))
         if os.environ.get("FORCE") != "true" and (held := list(occupied())):
             raise Unchanged(
                 f"the target is not empty ({'; '.join(held)}): restore into a new release, or replace what is there with --force"
             )
         stores = {role: bucket_client(role) for role in manifest["buckets"]}
-        pinned = {
-            role for role in manifest["buckets"] if any(each.get("version") for each in found if each["bucket"] == role)
-        }
-        for role in pinned:
+        for role in {each["bucket"] for each in found if each.get("version")}:
             if not versioned(stores[role], buckets()[role]):
                 raise Unchanged(
                     f"bucket {buckets()[role]} keeps no versions, and the backup has some: switch versioning on"
@@ -980,17 +970,44 @@ def restore_first() -> None:
         raise Unchanged(
             f"the S3 store of the release does not answer: {why(error)}; `iml4e doctor` looks why"
         ) from None
+    return manifest, found, stores
+
+
+def restore_check() -> None:
+    """Look whether a restore can begin, and change nothing."""
+    manifest = looked_at(destination(), key())[0]
     say(
         f"{manifest['id']} of release {manifest['release']}, chart {manifest['chart']}: complete, {manifest['objects']} objects, "
         f"{size(manifest['bytes'])}"
     )
-    # how far a restore came: what follows is a change
+
+
+def restore_first() -> None:
+    """Read the databases and custom resources, then write the objects."""
+    start = time.time()
+    there, secret = destination(), key()
+    manifest, found, stores = looked_at(there, secret)
+    shutil.rmtree(WORK / "dump", ignore_errors=True)
+    (WORK / "dump").mkdir()
+    try:
+        with to(there):
+            for role in manifest["databases"]:
+                header, content = fetch(there, secret, manifest, f"{role}.sql.gz")
+                with (WORK / "dump" / f"{role}.sql.gz").open("wb") as out:
+                    for chunk in content:
+                        out.write(chunk)
+                (WORK / "dump" / f"{role}.sql.rows").write_text(header["rows"])
+            content = fetch(there, secret, manifest, "resources.json.gz")[1]
+            (WORK / "resources.json.gz").write_bytes(b"".join(content))
+    except Failure as failure:
+        raise Unchanged(str(failure)) from None
     (WORK / "restore.json").write_text(json.dumps({"manifest": manifest, "start": start}))
+    # what follows is a change
     renamed = put_back(there, secret, found, stores)
     if renamed:
         lines = "key,old,new\n" + "".join(",".join(map(json.dumps, row)) + "\n" for row in renamed)
         name = f"restored-{manifest['id']}-versions.csv"
-        role = next(iter(pinned))
+        role = next(each["bucket"] for each in found if each.get("version"))
         stores[role].put_object(Bucket=buckets()[role], Key=name, Body=lines.encode())
         say(
             f"WARNING: the S3 store gave {len(renamed)} versions new ids, so addresses with ?versionId= of these datasets do not "
@@ -1225,8 +1242,8 @@ def main() -> None:
     if authority := os.environ.get("DATABASE_CA"):
         shutil.copyfile(authority, WORK / "ca.crt")  # for MariaDB's client, whose image may have no authorities
     steps = {
-        ("backup", "first"): backup_first, ("backup", "last"): backup_last, ("restore", "first"): restore_first,
-        ("restore", "last"): restore_last, ("list", "last"): tell,
+        ("backup", "first"): backup_first, ("backup", "last"): backup_last, ("check", "first"): restore_check,
+        ("restore", "first"): restore_first, ("restore", "last"): restore_last, ("list", "last"): tell,
     }  # fmt: skip
     try:
         steps.get((MODE, sys.argv[1]), lambda: None)()
