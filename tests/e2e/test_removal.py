@@ -55,7 +55,7 @@ def purge(*words: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def there(cluster: Cluster) -> Iterator[Cluster]:
     """A release beside the first; what the test does not remove goes at its end."""
-    assert objects() == set()
+    releases.wait_until("an earlier namespace to be gone", lambda: objects() == set(), 90)
     crds = kubectl("get", "crds", "-o", "name")
     with releases.namespace(cluster, NAME) as there:
         try:

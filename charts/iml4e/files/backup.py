@@ -533,14 +533,20 @@ def copy_objects(there: Folder | Bucket, secret: bytes) -> tuple[list[Object], C
 
     stores = {role: bucket_client(role) for role in buckets()}
     for role, bucket in buckets().items():
-        here: list[Object] = []
+        here = list_into(found, objects(stores[role], bucket, role))
         try:
-            together(lambda thing, here=here: (here.append(thing), copy(thing))[0], objects(stores[role], bucket, role))
+            together(copy, here)
         except ClientError as error:
             raise Failure(f"bucket {bucket} cannot be read: {why(error)}; look at the Secret with its key") from None
-        found += sorted(here, key=lambda thing: thing["key"]) if not here or "version" not in here[0] else here
-        done["gone"] += sum(1 for thing in here if thing.get("gone"))
+    done["gone"] = sum(1 for thing in found if thing.get("gone"))
     return [thing for thing in found if not thing.get("gone")], done
+
+
+def list_into(found: list[Object], things: Iterable[Object]) -> Iterator[Object]:
+    """The same things, noted in their order: versions are written again in it."""
+    for thing in things:
+        found.append(thing)
+        yield thing
 
 
 def backup_first() -> None:
@@ -583,7 +589,8 @@ def backup_last() -> None:
         now = {where(thing) for thing in found}
         # deleted since the dump, whose rows may name it
         deleted = [thing for thing in first["objects"] if thing.get("blob") and where(thing) not in now]
-        found = deleted + found if deleted else found
+        if deleted:
+            found = sorted(deleted + found, key=lambda thing: (thing["bucket"], thing["key"]))
         check(there, found)
         files: list[Object] = []
 
