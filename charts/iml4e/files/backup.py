@@ -503,7 +503,6 @@ def copy_objects(there: Folder | Bucket, secret: bytes) -> tuple[list[Object], C
 
     known = {name.rpartition("/")[2]: count for name, count, _ in there.list("objects")}
     found: list[Object] = []
-    done: Counter[str] = Counter()
     progress = Progress("copied")
 
     def copy(thing: Object) -> None:
@@ -529,7 +528,6 @@ def copy_objects(there: Folder | Bucket, secret: bytes) -> tuple[list[Object], C
         content = answer["Body"].iter_chunks(CHUNK)
         thing["stored"] = there.put(place(blob), seal(secret, blob, header, content))
         progress.add(thing["size"])
-        done.update(objects=1, bytes=thing["size"])
 
     stores = {role: bucket_client(role) for role in buckets()}
     for role, bucket in buckets().items():
@@ -538,7 +536,7 @@ def copy_objects(there: Folder | Bucket, secret: bytes) -> tuple[list[Object], C
             together(copy, here)
         except ClientError as error:
             raise Failure(f"bucket {bucket} cannot be read: {why(error)}; look at the Secret with its key") from None
-    done["gone"] = sum(1 for thing in found if thing.get("gone"))
+    done = Counter(objects=progress.count, bytes=progress.bytes)
     return [thing for thing in found if not thing.get("gone")], done
 
 
