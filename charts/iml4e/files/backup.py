@@ -525,8 +525,9 @@ def copy_objects(there: Folder | Bucket, secret: bytes) -> tuple[list[Object], C
             thing["gone"] = True
             return
         header = {"type": answer.get("ContentType", ""), "metadata": answer.get("Metadata", {})}
-        content = answer["Body"].iter_chunks(CHUNK)
-        thing["stored"] = there.put(place(blob), seal(secret, blob, header, content))
+        content = source(answer["Body"].iter_chunks(CHUNK), bucket)
+        with to(there):
+            thing["stored"] = there.put(place(blob), seal(secret, blob, header, content))
         progress.add(thing["size"])
 
     stores = {role: bucket_client(role) for role in buckets()}
@@ -538,6 +539,16 @@ def copy_objects(there: Folder | Bucket, secret: bytes) -> tuple[list[Object], C
             raise Failure(f"bucket {bucket} cannot be read: {why(error)}; look at the Secret with its key") from None
     done = Counter(objects=progress.count, bytes=progress.bytes)
     return [thing for thing in found if not thing.get("gone")], done
+
+
+def source(chunks: Iterator[bytes], bucket: str) -> Iterator[bytes]:
+    """The same chunks; an error that they end in is one of the bucket."""
+    from botocore.exceptions import BotoCoreError
+
+    try:
+        yield from chunks
+    except (BotoCoreError, OSError) as error:
+        raise Failure(f"bucket {bucket} cannot be read: {why(error)}; run the backup again: it goes on") from None
 
 
 def list_into(found: list[Object], things: Iterable[Object]) -> Iterator[Object]:
