@@ -447,14 +447,12 @@ class _Rehearsal:
                 raise Error(f"the dump of database {name} has no end: the connection was cut; start again")
             with file.open("rb") as dumped:
                 load = f"gzip -dc | mariadb --defaults-file=/etc/mysql/my.cnf --max-allowed-packet=1G {name}"
-                self.kubectl(
-                    *into,
-                    "bash",
-                    "-c",
-                    f"set -o pipefail; {load}",
-                    stdin=dumped,
-                    what=f"load the copy of database {name}",
-                )
+                said = self.kubectl(
+                    *into, "bash", "-c", f"set -o pipefail; {load} && echo loaded", stdin=dumped, what=f"load the copy of database {name}"
+                )  # fmt: skip
+                # kubectl may end with 0 when its connection is cut
+                if said.strip() != "loaded":
+                    raise Error(f"the copy of database {name} was cut: the connection was lost; start again")
             total += file.stat().st_size
             file.unlink()
         return total
