@@ -564,8 +564,7 @@ def backup_first() -> None:
     there, secret = destination(), key()
     shutil.rmtree(WORK / "dump", ignore_errors=True)
     with to(there):
-        there.put(f"lock-{os.environ['RELEASE']}", [b""])  # the right to write is known before hours of reading
-        there.delete([f"lock-{os.environ['RELEASE']}"])
+        there.put(f"{os.environ['RELEASE']}.probe", [b""])  # the right to write is known before hours of reading
         found, done = copy_objects(there, secret)
     (WORK / "first.json").write_text(json.dumps({"start": start, "objects": found, "done": done}))
     say(f"{done['objects']} objects copied, {size(done['bytes'])}; {len(found) - done['objects']} were there")
@@ -611,8 +610,8 @@ def backup_last() -> None:
         if wanted := set(os.environ["DATABASES"].split()) - {dump.name.removesuffix(".sql.gz") for dump in dumps}:
             raise Failure(f"there is no dump of {', '.join(sorted(wanted))}: look at the log of container database")
         for dump in dumps:
-            with dump.open("rb") as source:
-                add(dump.name, {"rows": (dump.with_suffix(".rows")).read_text().strip()}, chunks_of(source))
+            with dump.open("rb") as file:
+                add(dump.name, {"rows": (dump.with_suffix(".rows")).read_text().strip()}, chunks_of(file))
         add("resources.json.gz", {}, [gzip.compress(json.dumps(things).encode(), mtime=0)])
         lines = "".join(json.dumps(thing) + "\n" for thing in found).encode()
         add("objects.jsonl.gz", {}, [gzip.compress(lines, 6, mtime=0)])
@@ -639,13 +638,17 @@ def backup_last() -> None:
             iml4e_backup_duration_seconds=manifest["made"] - manifest["begun"],
             iml4e_backup_max_age_seconds=seconds(os.environ["ALERT_AFTER"]),
         )  # fmt: skip
-        prune(there, identity)
+        try:
+            with to(there):
+                prune(there, identity)
+        except Failure as failure:  # a key that may not delete keeps backups from whoever steals it
+            say(f"WARNING: the backup is complete, but old ones stay: {failure}")
     wait_for_scrape()
 
 
-def chunks_of(source: IO[bytes]) -> Iterator[bytes]:
+def chunks_of(file: IO[bytes]) -> Iterator[bytes]:
     """Content of a file."""
-    while chunk := source.read(CHUNK):
+    while chunk := file.read(CHUNK):
         yield chunk
 
 
