@@ -75,7 +75,7 @@ def test_one_at_a_time_and_none_is_repeated() -> None:
 
 def test_settings_reach_it() -> None:
     told = environment(
-        cron(keep={"for": "12h", "atLeast": 7}, alertAfter="3d", namespaces=["team-a", "iml4e"]), "backup"
+        cron(keep={"for": "12h", "minimum": 7}, alertAfter="3d", namespaces=["team-a", "iml4e"]), "backup"
     )
     assert (told["KEEP_FOR"], told["KEEP_AT_LEAST"], told["ALERT_AFTER"]) == ("12h", "7", "3d")
     assert (told["DESTINATION"], told["DESTINATION_ENDPOINT"]) == ("s3://backups/iml4e", "https://s3.example.org")
@@ -189,7 +189,7 @@ def test_the_database_lets_it_in_and_only_prometheus_asks_it() -> None:
 @pytest.mark.parametrize(
     "setting",
     [
-        {"schedule": "daily"}, {"keep": {"for": "30 days"}}, {"keep": {"atLeast": 0}}, {"alertAfter": 36},
+        {"schedule": "daily"}, {"keep": {"for": "30 days"}}, {"keep": {"minimum": 0}}, {"alertAfter": 36},
         {"destination": {"s3": "backups"}}, {"destination": {"endpoint": "s3.example.org"}}, {"objects": "no"}, {"nonsense": 1},
         {"namespaces": ["Team A"]}, {"secrets": "key"},
     ],
