@@ -103,7 +103,7 @@ def test_a_volume_instead_of_a_bucket() -> None:
 
 def test_it_reads_the_databases_and_buckets_of_the_parts_that_are_on() -> None:
     for on, databases, buckets in (
-        (True, "metadb mlflow mlpipeline", {"mlflow", "pipelines", "datasets"}),
+        (True, "mlpipeline metadb mlflow", {"mlflow", "pipelines", "datasets"}),
         (False, "mlflow", {"mlflow", "datasets"}),
     ):
         thing = find(render("laptop", merged(ON, {"pipelines": {"enabled": on}})), "CronJob", "iml4e-backup")
