@@ -876,7 +876,10 @@ def stripped(thing: Object) -> Object:
     metadata = {name: thing["metadata"].get(name) for name in ("name", "namespace", "labels", "annotations")}
     metadata = {name: value for name, value in metadata.items() if value}
     metadata.get("annotations", {}).pop("kubectl.kubernetes.io/last-applied-configuration", None)
-    content = {name: thing[name] for name in ("spec", "data", "binaryData", "type", "immutable") if name in thing}
+    wanted = ["spec", "data", "binaryData", "type", "immutable"]
+    # when it last started a run: its API takes no object without
+    wanted += ["status"] if thing["kind"] == "ScheduledWorkflow" else []
+    content = {name: thing[name] for name in wanted if name in thing}
     whole, manager = {"metadata": metadata, **content}, ""
     for entry in thing["metadata"].get("managedFields") or []:
         if entry.get("manager") == MANAGER and entry.get("operation") == "Apply":
