@@ -1,7 +1,5 @@
 """Recurring runs after a restore: Kubeflow Pipelines knows each by the uid of an object of the cluster, which cannot be restored."""
 
-from __future__ import annotations
-
 import warnings
 from pathlib import Path
 from typing import Any
