@@ -328,6 +328,13 @@ def _writers(cluster: Cluster) -> Iterator[Object]:
             yield each | {"kind": kind}
 
 
+def _at_work(cluster: Cluster) -> list[str]:
+    """Pods that still write: a Deployment without replicas may have some that are going."""
+    labels = f"app.kubernetes.io/instance={platform.release()},app.kubernetes.io/part-of=iml4e"
+    pods = cluster.list("Pod", f"{labels},app.kubernetes.io/component in (mlflow,pipelines)")
+    return [each["metadata"]["name"] for each in pods if each["status"].get("phase") in ("Running", "Pending")]
+
+
 def _stop(cluster: Cluster, say: Say) -> None:
     """Stop them, and note on each how it was: a later call finds the note and leaves it."""
     stopped = []
@@ -344,10 +351,10 @@ def _stop(cluster: Cluster, say: Say) -> None:
         return
     say(f"restore: stopping {', '.join(stopped)}")
     end = time.monotonic() + 180
-    while any(each.get("status", {}).get("replicas") for each in _writers(cluster) if each["kind"] == "Deployment"):
+    while left := _at_work(cluster):
         if time.monotonic() > end:
             raise Error(
-                "pods do not end within three minutes: `kubectl get pods` shows which; then start the restore again"
+                f"{', '.join(left)} did not end within three minutes: wait for its end or delete it, and start the restore again"
             )
         time.sleep(1)
 
