@@ -16,7 +16,7 @@ import pytest
 from support import helm, releases
 from support.k8s import Cluster
 
-pytestmark = [pytest.mark.disruptive, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 NAME = "rehearsed"
 COPY = f"{NAME}-rehearsal"

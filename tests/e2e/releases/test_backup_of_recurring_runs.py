@@ -13,7 +13,7 @@ from support import drill
 from support.drill import NEW, OLD, Release, opened
 from support.k8s import Cluster
 
-pytestmark = [pytest.mark.disruptive, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
 
 @dsl.component(base_image="any", packages_to_install=[], install_kfp_package=False)

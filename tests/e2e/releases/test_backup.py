@@ -17,7 +17,7 @@ from support import drill
 from support.drill import NEW, OLD, Release, opened
 from support.k8s import Cluster
 
-pytestmark = [pytest.mark.disruptive, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 TRAIN = """
 import mlflow
