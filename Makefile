@@ -20,11 +20,13 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^##@/ {print "\n" substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 ##@ The platform
-.PHONY: up down status doctor images sbom demo
+.PHONY: up down purge status doctor images sbom demo
 up: ## Install the platform, on a new cluster of this machine where none answers, and get a prediction (NODES=3: so many nodes; IML4E_RUNTIME=own: runtime image)
 	@scripts/up
 down: ## Remove the cluster of this machine; the cache stays
 	@scripts/down
+purge: ## Remove the release with its data, passwords, namespace and CRDs, after a question (YES=iml4e: without)
+	@scripts/purge $(if $(YES),--yes $(YES))
 status: ## Show processes and pods of this machine's cluster
 	@scripts/status
 doctor: ## Check this machine; each finding with its remedy
@@ -44,7 +46,7 @@ lint: setup ## Check style of Python, YAML, shell and prose, and that generated 
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/yamllint --strict .
-	@.venv/bin/shellcheck .ci/run images/argo/unpack charts/iml4e/charts/*/files/*.sh
+	@.venv/bin/shellcheck .ci/run images/argo/unpack charts/iml4e/files/*.sh charts/iml4e/charts/*/files/*.sh
 	@.venv/bin/codespell
 	@scripts/chart --check
 	@scripts/dashboards --check

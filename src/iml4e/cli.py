@@ -175,6 +175,43 @@ def parser() -> argparse.ArgumentParser:
         "--keep", action="store_true", help="keep the former credentials valid until the command is called again"
     )
     rotate.add_argument("--timeout", type=float, default=600, help="seconds that each step may take; default: 600")
+    backup = command(
+        "backup",
+        _backup,
+        "Back up databases, buckets and custom resources to the place that the release's values name.",
+    )
+    backup.add_argument("--list", action="store_true", help="list the backups that are there instead")
+    backup.add_argument("--json", action="store_true", help="print JSON, progress on standard error")
+
+    restore = command(
+        "restore", _restore, "Restore a backup into this release, which must be empty. An interrupted restore goes on."
+    )
+    restore.add_argument(
+        "backup", nargs="?", default="", metavar="BACKUP", help="as `iml4e backup --list` lists it; default: the newest"
+    )
+    restore.add_argument("--force", action="store_true", help="replace what the release has")
+
+    rehearse = command(
+        "rehearse",
+        _rehearse,
+        "Try an upgrade on a copy of the databases, in a namespace of its own that goes at the end; nothing of the release changes.",
+    )
+    rehearse.add_argument(
+        "--chart", required=True, metavar="CHART", help="folder or package of the chart to upgrade to"
+    )
+    rehearse.add_argument(
+        "-f",
+        "--values",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="values as for the upgrade; repeatable; default: the release's",
+    )
+    rehearse.add_argument(
+        "--objects", type=int, default=20, help="number of objects of each bucket that are copied; default: 20"
+    )
+    rehearse.add_argument("--keep", action="store_true", help="leave the namespace, to look at it")
+    rehearse.add_argument("--json", action="store_true", help="print JSON, progress on standard error")
 
     data = command("data", None, "Datasets: put, list, get.").add_subparsers(required=True, metavar="COMMAND")
     put = command("put", _put, "Store a file or folder as the next version of a dataset.", to=data)
@@ -333,6 +370,53 @@ def _rotate(options: argparse.Namespace) -> None:
     from iml4e import rotate
 
     rotate.rotate(only=options.only, keep=options.keep, timeout=options.timeout)
+def _backup(options: argparse.Namespace) -> None:
+    from iml4e import backup
+
+    if not options.list:
+        made = backup.back_up(_aside if options.json else print)
+        if options.json:
+            print(json.dumps({"id": made}))
+        return
+    found = backup.listing()
+    if options.json:
+        print(json.dumps(found))
+    elif not found:
+        print("there is no backup; `iml4e backup` makes one")
+    else:
+        rows = [("BACKUP", "RELEASE", "CHART", "OBJECTS", "SIZE", "TOOK", "KEY")]
+        for each in found:
+            if each.get("incomplete"):
+                rows.append((each["id"], "incomplete", "", "", "", "", ""))
+                continue
+            took = f"{each['made'] - each['begun']:.0f} s"
+            size = f"{each['stored'] / 1e6:.1f} MB"
+            release = f"{each['namespace']}/{each['release']}"
+            rows.append((each["id"], release, each["chart"], str(each["objects"]), size, took, each["key"] or "none"))
+        _table(rows, [""] * len(rows))
+
+
+def _restore(options: argparse.Namespace) -> None:
+    from iml4e import backup
+
+    backup.restore(options.backup, force=options.force)
+
+
+def _rehearse(options: argparse.Namespace) -> int:
+    from iml4e import rehearsal
+
+    report = rehearsal.rehearse(
+        options.chart,
+        values=options.values,
+        objects=options.objects,
+        keep=options.keep,
+        say=_aside if options.json else print,
+    )
+    if options.json:
+        print(json.dumps(dataclasses.asdict(report) | {"loses": report.loses}))
+    else:
+        print("\n".join(rehearsal.text(report)))
+    return 1 if report.loses else 0
 
 
 def _put(options: argparse.Namespace) -> None:

@@ -34,6 +34,7 @@ AFFINITY = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": 
 PLACES = {
     **{f"{part}.": part for part in EVERY},
     "secrets.": "secrets",
+    "backup.": "backup",
     "kserve.runtimes.mlflow.": "models",
     "pipelines.runs.podSpec.": "runs",
 }

@@ -13,7 +13,7 @@ OBJECTS = [
 ]
 MAKERS = [param for param in OBJECTS if pod_makers(param.values)]
 # not parts: the identity of pipeline steps, and what belongs to the umbrella as a whole
-BESIDES = {"runner", "secrets"}
+BESIDES = {"backup", "runner", "secrets"}
 
 
 @pytest.mark.parametrize("thing", OBJECTS)

@@ -50,6 +50,36 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"mariadb": {"enabled": False}},
         "mariadb is off, but global.database.host still points to it: set global.database.host to your own",
     ),
+    "a backup without a place": (
+        {"backup": {"enabled": True}},
+        "backup.enabled has no place for backups: set backup.destination.s3 to a bucket, s3://BUCKET/FOLDER, or "
+        "backup.destination.existingClaim to a volume claim.",
+    ),
+    "a backup in two places": (
+        {"backup": {"enabled": True, "destination": {"s3": "s3://backups", "existingClaim": "backups"}}},
+        "backup.destination names a bucket and a volume claim: empty s3 or existingClaim.",
+    ),
+    "a backup in the store that it is a backup of": (
+        {
+            "backup": {
+                "enabled": True,
+                "destination": {"s3": "s3://backups", "endpoint": "http://iml4e-minio.iml4e.svc:9000"},
+            }
+        },
+        "backup.destination.endpoint is this release's own S3 store, which is lost together with its backups: name another store.",
+    ),
+    "Secrets in a backup that everybody can read": (
+        {"backup": {"enabled": True, "destination": {"existingClaim": "backups"}, "secrets": ["mine"]}},
+        "backup.secrets would be written in plain text: set backup.encryption.existingSecret as well.",
+    ),
+    "a backup of nothing": (
+        {
+            "backup": {"enabled": True, "destination": {"existingClaim": "backups"}},
+            "mlflow": {"enabled": False},
+            "pipelines": {"enabled": False},
+        },
+        "backup.enabled finds nothing to back up, as mlflow and pipelines are off: set backup.enabled=false.",
+    ),
     "more replicas than there may be": (
         {"kserve": {"models": {"replicas": {"min": 3, "max": 2}}}},
         "kserve.models.replicas.min is larger than max: raise kserve.models.replicas.max.",

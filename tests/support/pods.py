@@ -24,6 +24,7 @@ from support.objects import (
 ON: dict[str, Any] = {
     "pipelines": {"enabled": True, "retention": {"enabled": True}},
     "mlflow": {"gc": {"enabled": True}},
+    "backup": {"enabled": True, "destination": {"existingClaim": "backups"}},
 }
 #: What Kubeflow Pipelines itself states for its two containers.
 DRIVER = {"requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"cpu": "500m", "memory": "512Mi"}}

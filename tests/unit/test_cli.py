@@ -16,7 +16,20 @@ def test_help_is_quick_and_lists_the_commands() -> None:
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "iml4e.cli", "--help"], capture_output=True, text=True, check=True
     )
-    for word in ("deploy", "models", "stats", "rollback", "delete", "logs", "predict", "data", "doctor"):
+    for word in (
+        "deploy",
+        "models",
+        "stats",
+        "rollback",
+        "delete",
+        "logs",
+        "predict",
+        "data",
+        "doctor",
+        "backup",
+        "restore",
+        "rehearse",
+    ):
         assert word in done.stdout
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert not loaded & {"mlflow", "pandas", "kubernetes", "kfp", "boto3", "requests"}

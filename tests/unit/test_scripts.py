@@ -80,6 +80,7 @@ HARMLESS = {
     "doctor": ([], "runs on Linux"),
     "down": ([], "Nothing is up."),
     "images": (["what"], "usage: scripts/images"),
+    "purge": (["--help"], "usage: scripts/purge"),
     "setup": (["what"], "usage: scripts/setup"),
     "status": ([], "none: nothing is up"),
     "up": ([], "IML4E_RUNTIME is mine, which names no image."),

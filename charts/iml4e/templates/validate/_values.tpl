@@ -177,3 +177,27 @@ home is off, but gateway.errorPages takes the text of errors from it: set gatewa
 gateway.tls.enabled makes http a redirect to https, but global.publicUrl is {{ .Values.global.publicUrl }}: set global.publicUrl to the https address.
 {{- end }}
 {{- end }}
+
+{{- /* A backup without a place, or in the store that it is a backup of. */}}
+{{- define "iml4e.findings.backup" }}
+{{- with .Values.backup }}
+{{- if .enabled }}
+{{- if and (not .destination.s3) (not .destination.existingClaim) }}
+backup.enabled has no place for backups: set backup.destination.s3 to a bucket, s3://BUCKET/FOLDER, or backup.destination.existingClaim to a volume claim.
+{{- end }}
+{{- if and .destination.s3 .destination.existingClaim }}
+backup.destination names a bucket and a volume claim: empty s3 or existingClaim.
+{{- end }}
+{{- $host := (urlParse .destination.endpoint).hostname }}
+{{- if include "iml4e.isOwn" (dict "host" $host "service" "minio" "Release" $.Release) }}
+backup.destination.endpoint is this release's own S3 store, which is lost together with its backups: name another store.
+{{- end }}
+{{- if and .secrets (not .encryption.existingSecret) }}
+backup.secrets would be written in plain text: set backup.encryption.existingSecret as well.
+{{- end }}
+{{- if not (include "backup.stores" $ | fromYaml).databases }}
+backup.enabled finds nothing to back up, as mlflow and pipelines are off: set backup.enabled=false.
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,102 @@
+"""What a rehearsal and a purge conclude from what they read."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from iml4e import Error, rehearsal
+from scripts.platform import purge
+
+
+def report(tables: list[rehearsal.Table], objects: dict[str, tuple[int, int]] | None = None) -> rehearsal.Report:
+    """A report."""
+    return rehearsal.Report(
+        "iml4e",
+        "0.2.0",
+        "0.3.0",
+        tables,
+        objects or {},
+        [],
+        ["Role/a"],
+        ["Deployment/b"],
+        ["Deployment/b"],
+        {"copy": 2.4},
+        10**6,
+    )
+
+
+def test_tables_are_compared_by_rows_and_columns() -> None:
+    before = {
+        "db.same": (2, {"a": "1", "b": "2"}), "db.grown": (1, {"a": "1"}), "db.wider": (3, {"a": "1"}), "db.gone": (0, {"a": "0"}),
+        "db.lost": (5, {"a": "1"}), "db.narrower": (5, {"a": "1", "b": "2"}), "db.rewritten": (1, {"a": "1"}), "db.dropped": (1, {"a": "1"}),
+        "db.empty": (0, {"a": "0", "b": "0"}),
+    }  # fmt: skip
+    after = {
+        "db.same": (2, {"b": "2", "a": "1"}), "db.grown": (2, {"a": "3"}), "db.wider": (3, {"a": "1", "n": "0"}), "db.new": (0, {"a": "0"}),
+        "db.lost": (4, {"a": "2"}), "db.narrower": (5, {"a": "1"}), "db.rewritten": (1, {"a": "9"}), "db.empty": (0, {"a": "0"}),
+    }  # fmt: skip
+    tables = {table.name: table for table in rehearsal._compared(before, after)}
+    assert {name for name, table in tables.items() if table.loses} == {"db.lost", "db.narrower", "db.dropped"}
+    assert {name: table.changed for name, table in tables.items() if table.changed} == {
+        "db.grown": ["~ a"], "db.wider": ["+ n"], "db.lost": ["~ a"], "db.narrower": ["- b"], "db.rewritten": ["~ a"],
+    }  # fmt: skip
+    assert (tables["db.new"].rows, tables["db.gone"].now) == (None, None)
+
+
+def test_a_report_says_what_is_less() -> None:
+    good = report([rehearsal.Table("db.a", 2, 2), rehearsal.Table("db.b", None, 1)], {"mlflow": (3, 3)})
+    lines = list(rehearsal.text(good))
+    assert good.loses == []
+    assert lines[-1] == "nothing is lost"
+    assert "1 tables with 2 rows stay as they are, by checksum of each column" in lines
+    assert "table db.b is new, 1 rows" in lines
+    assert "replaces the pods of Deployment/b" in lines
+    bad = report([rehearsal.Table("db.a", 2, 1, ["- name"])], {"mlflow": (3, 2)})
+    assert bad.loses == ["table db.a", "objects of bucket mlflow"]
+    assert list(rehearsal.text(bad))[-1] == "LESS than before: table db.a, objects of bucket mlflow"
+    assert "table db.a: 2 rows, then 1; - name" in list(rehearsal.text(bad))
+
+
+def test_a_rehearsal_without_helm_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(Error, match="there is no helm: a rehearsal needs helm and kubectl on the PATH"):
+        rehearsal.rehearse("charts/iml4e")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("2026-11-26T10:11:51Z", 1795687911), ("2026-11-26T10:11:51.123456789Z", 1795687911),
+        ("2026-11-26T11:11:51.123456789+01:00", 1795687911), ("2026-11-26T11:11:51+01:00", 1795687911),
+    ],
+)  # fmt: skip
+def test_times_of_helm_and_kubernetes_are_read(text: str, seconds: int) -> None:
+    assert purge.moment(text) == seconds
+
+
+def test_a_purge_that_nobody_confirms_deletes_nothing(tmp_path: Path) -> None:
+    """With programs of ours in the place of kubectl and helm, which note what is deleted."""
+    notes = tmp_path / "notes"
+    secret = '{"items": [{"kind": "Secret", "apiVersion": "v1", "metadata": {"name": "iml4e-minio", "namespace": "iml4e", "uid": "1"}}]}'
+    (tmp_path / "kubectl").write_text(
+        f'#!/bin/bash\ncase "$*" in\n*delete*|*patch*) echo "$*" >>{notes} ;;\n"get secrets"*) echo \'{secret}\' ;;\n'
+        '"get namespace"*) echo \'{"metadata": {"name": "iml4e"}}\' ;;\n*) echo \'{"items": []}\' ;;\nesac\n'
+    )
+    (tmp_path / "helm").write_text(
+        f'#!/bin/bash\ncase "$*" in\nuninstall*) echo "$*" >>{notes} ;;\nstatus*) exit 1 ;;\n*) echo "[]" ;;\nesac\n'
+    )
+    for name in ("kubectl", "helm"):
+        (tmp_path / name).chmod(0o755)
+    program = Path(purge.__file__).parents[1] / "purge"
+    for words in ([], ["--yes", "another"]):
+        done = subprocess.run(
+            ["python3", program, *words], env={"PATH": f"{tmp_path}:/usr/bin:/bin", "KUBECONFIG": "/none"}, stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 1, done.stderr
+        assert "Secret/iml4e-minio" in done.stdout
+        assert "Run it with --yes iml4e to delete all that is listed above" in done.stderr
+        assert not notes.exists()
