@@ -49,7 +49,7 @@ lint: setup ## Check style of Python, YAML, shell and prose, and that generated 
 render: setup ## Test the chart without a cluster
 	@.venv/bin/pytest -q -n 2 tests/render
 unit: setup ## Test the Python code without a cluster
-	@.venv/bin/pytest -q tests/unit
+	@.venv/bin/pytest -q -n 2 --dist loadfile tests/unit
 e2e: setup up ## Test the running platform; install or upgrade the platform first
 	@KUBECONFIG=$${KUBECONFIG:-$(IML4E_STATE)/admin.conf} .venv/bin/pytest -q tests/e2e
 bench: setup ## Compare the model server with others; writes docs/measured-model-server.md
