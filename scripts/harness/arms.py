@@ -72,7 +72,9 @@ def record() -> list[Input]:
     """Run the render tests, and return what they asked Helm for, each once."""
     with tempfile.TemporaryDirectory() as folder, console.step("render tests"):
         command = [sys.executable, "-m", "pytest", "-q", "-n", str(LANES), "-p", "no:cacheprovider", "tests/render"]
-        done = subprocess.run(command, cwd=REPO, env=os.environ | {"IML4E_RECORD": folder}, capture_output=True, text=True)
+        done = subprocess.run(
+            command, cwd=REPO, env=os.environ | {"IML4E_RECORD": folder}, capture_output=True, text=True
+        )
         if done.returncode:
             raise console.Failure("The render tests fail.", "Run `make render`.", done.stdout[-3000:])
         lines = [line for file in Path(folder).iterdir() for line in file.read_text().splitlines()]
@@ -145,7 +147,9 @@ def main() -> None:
             excused += 1
         else:
             missing[file].append(f"{file}:{arm.line}: {arm.said}")
-    print(f"{len(seen)} of {len(chart.arms)} arms are reached; {excused} need a cluster (ELSEWHERE in scripts/harness/arms.py).")
+    print(
+        f"{len(seen)} of {len(chart.arms)} arms are reached; {excused} need a cluster (ELSEWHERE in scripts/harness/arms.py)."
+    )
     if missing:
         lines = "\n".join(line for each in missing.values() for line in each)
         raise console.Failure("No render test reaches these arms.", "Write a test for each, or remove the arm.", lines)

@@ -114,20 +114,34 @@ def emptied(line: str) -> Changed:
 def port(line: str) -> Changed:
     found = re.match(r"(\s*(?:- )?(?:containerPort|port|targetPort|nodePort): )(\S+)$", line)
     if found:
-        return f"{found[1]}{int(found[2]) + 1}" if found[2].isdigit() else f"{found[1]}{found[2]}x" if re.fullmatch(LITERAL, found[2]) else None
+        return (
+            f"{found[1]}{int(found[2]) + 1}"
+            if found[2].isdigit()
+            else f"{found[1]}{found[2]}x"
+            if re.fullmatch(LITERAL, found[2])
+            else None
+        )
     found = re.match(r"(.*:)(\d{4})(\b.*)$", line)
     return f"{found[1]}{int(found[2]) + 1}{found[3]}" if found and "#" not in line else None
 
 
 def name(line: str) -> Changed:
-    found = re.match(rf"(\s*(?:- )?(?:name|secretName|serviceAccountName|serviceName): )({LITERAL})(\s*(?:#.*)?)$", line)
+    found = re.match(
+        rf"(\s*(?:- )?(?:name|secretName|serviceAccountName|serviceName): )({LITERAL})(\s*(?:#.*)?)$", line
+    )
     if found:
         return f"{found[1]}{found[2]}x{found[3]}"
-    return re.sub(r'(include "[a-z]+\.fullname" \S+ \}\})', r"\1-x", line) if ".fullname" in line and "{{ include" in line else None
+    return (
+        re.sub(r'(include "[a-z]+\.fullname" \S+ \}\})', r"\1-x", line)
+        if ".fullname" in line and "{{ include" in line
+        else None
+    )
 
 
 def key(line: str) -> Changed:
-    found = re.match(rf"(\s*(?:- )?(?:key|fieldPath|topologyKey|mountPath|medium|apiGroup|kind|type): )({LITERAL})$", line)
+    found = re.match(
+        rf"(\s*(?:- )?(?:key|fieldPath|topologyKey|mountPath|medium|apiGroup|kind|type): )({LITERAL})$", line
+    )
     return f"{found[1]}{found[2]}x" if found else None
 
 
@@ -143,8 +157,19 @@ def number(line: str) -> Changed:
 
 def label(line: str) -> Changed:
     if re.search(r'include "\w+\.(podLabels|selectorLabels|labels)"', line):
-        return re.sub(r"\.(podLabels|labels)\"", '.selectorLabels"', line) if "selectorLabels" not in line else re.sub(r'(include "\w+\.)selectorLabels"( \.| \(.*?\)) ', r'\1selectorLabels" (dict "name" "other" "Release" $.Release) ', line)
-    found = re.match(r"(\s*)((?:prometheus\.io|app\.kubernetes\.io|iml4e\.org|kubernetes\.io|pipelines\.kubeflow\.org)/[\w.-]+)(: .*)$", line)
+        return (
+            re.sub(r"\.(podLabels|labels)\"", '.selectorLabels"', line)
+            if "selectorLabels" not in line
+            else re.sub(
+                r'(include "\w+\.)selectorLabels"( \.| \(.*?\)) ',
+                r'\1selectorLabels" (dict "name" "other" "Release" $.Release) ',
+                line,
+            )
+        )
+    found = re.match(
+        r"(\s*)((?:prometheus\.io|app\.kubernetes\.io|iml4e\.org|kubernetes\.io|pipelines\.kubeflow\.org)/[\w.-]+)(: .*)$",
+        line,
+    )
     return f"{found[1]}{found[2]}x{found[3]}" if found else None
 
 
@@ -161,7 +186,10 @@ def right(line: str) -> Changed:
 
 
 def fewer(line: str) -> Changed:
-    found = re.match(r"(\s*(?:- )?(?:verbs|resources|apiGroups|resourceNames|command|policyTypes|protocolVersions|accessModes|operations): \[)(.+)(\])$", line)
+    found = re.match(
+        r"(\s*(?:- )?(?:verbs|resources|apiGroups|resourceNames|command|policyTypes|protocolVersions|accessModes|operations): \[)(.+)(\])$",
+        line,
+    )
     words = found[2].split(", ") if found else []
     return f"{found[1]}{', '.join(words[:-1])}{found[3]}" if len(words) > 1 else None
 
@@ -293,7 +321,9 @@ def normal(node: Any) -> Any:
         if kept.get("type") == "ClusterIP" and "selector" in kept:
             del kept["type"]
         if "name" in kept and "port" in kept:  # a backend of a route
-            kept = {key: value for key, value in kept.items() if (key, value) not in (("kind", "Service"), ("group", ""))}
+            kept = {
+                key: value for key, value in kept.items() if (key, value) not in (("kind", "Service"), ("group", ""))
+            }
         return {key: value for key, value in kept.items() if key not in BY_DEFAULT or BY_DEFAULT[key] != value}
     if isinstance(node, list):
         return [normal(each) for each in node]
@@ -307,7 +337,9 @@ def objects(chart: Path, what: str) -> str:
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(WIDE[what], file)
         file.flush()
-        text = helm.helm("template", "iml4e", chart, "--namespace", "iml4e", *OPTIONS.get(what, []), "--values", file.name)
+        text = helm.helm(
+            "template", "iml4e", chart, "--namespace", "iml4e", *OPTIONS.get(what, []), "--values", file.name
+        )
     found = [normal(each) for each in yaml.load_all(text, Loader=helm.LOADER) if each]
     # checksums follow what they are made of
     return re.sub(r"\b[0-9a-f]{8,64}\b", "#", json.dumps(found, sort_keys=True))
@@ -346,8 +378,12 @@ def generate(seed: int, count: int) -> list[Mutant]:
                 while by_kind[kind] and len(chosen) < count:
                     some = [by_kind[kind].pop() for _ in range(min(lanes, len(by_kind[kind])))]
                     some = [each for each in some if (each.file, each.line) not in taken]
-                    good = [each for each, is_good in zip(some, pool.map(differs, zip(some, charts, strict=False)), strict=False) if is_good]
-                    by_kind[kind] = [each for each in good[1:]] + by_kind[kind]
+                    good = [
+                        each
+                        for each, is_good in zip(some, pool.map(differs, zip(some, charts, strict=False)), strict=False)
+                        if is_good
+                    ]
+                    by_kind[kind] = list(good[1:]) + by_kind[kind]
                     if good:
                         chosen.append(good[0])
                         taken.add((good[0].file, good[0].line))

@@ -32,7 +32,9 @@ KNOWN = {
 #: Text with what YAML, JSON, shells and configuration files give a meaning to.
 LETTERS = st.sampled_from("ab9Z.-_/:#'\"\\&*!|>%@`,[]{}=?$~ \té😀\n")
 TEXT = st.one_of(
-    st.sampled_from(["x", "true", "null", "1e3", "0x1f", "2026-11-26", "- a", "a: b", "a #b", "{a", "[a", "'", '"', "%d"]),
+    st.sampled_from(
+        ["x", "true", "null", "1e3", "0x1f", "2026-11-26", "- a", "a: b", "a #b", "{a", "[a", "'", '"', "%d"]
+    ),
     st.text(LETTERS, max_size=12).filter(lambda text: "{{" not in text),
 )
 #: Anything that a values file can hold.
