@@ -37,6 +37,8 @@ TEXT = st.one_of(
     ),
     st.text(LETTERS, max_size=12).filter(lambda text: "{{" not in text),
 )
+#: No control characters: YAML has none.
+PRINTABLE = st.characters(codec="utf-8", exclude_categories=["C"])
 #: Anything that a values file can hold.
 ANYTHING = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(-9, 2**53), st.floats(-1e9, 1e9), TEXT),
@@ -92,7 +94,7 @@ def _string(schema: Schema) -> st.SearchStrategy[str]:
 
 def pattern(text: str) -> st.SearchStrategy[str]:
     """Text that a pattern matches as Helm reads it: `$` is the end of the text, also where a line ends before."""
-    return st.from_regex(re.sub(r"(?<!\\)\$", r"\\Z", text))
+    return st.from_regex(re.sub(r"(?<!\\)\$(?![&\w])", r"\\Z", text), alphabet=PRINTABLE)
 
 
 def _array(schema: Schema) -> st.SearchStrategy[list[Any]]:
@@ -106,9 +108,12 @@ def _object(schema: Schema) -> st.SearchStrategy[dict[str, Any]]:
     required = {key: legal(named.get(key, {})) for key in schema.get("required", [])}
     optional = {key: legal(child) for key, child in named.items() if key not in required}
     own = st.fixed_dictionaries(required, optional=optional)
-    more = [(pattern(key), legal(child)) for key, child in schema.get("patternProperties", {}).items()]
+    patterns = schema.get("patternProperties", {})
+    forbidden = [key for key, child in patterns.items() if child is False]
+    more = [(pattern(key), legal(child)) for key, child in patterns.items() if child is not False]
     if isinstance(schema.get("additionalProperties", {}), dict) and (not named or "additionalProperties" in schema):
         names = legal({"type": "string", "minLength": 1, **schema.get("propertyNames", {})})
+        names = names.filter(lambda text: not any(re.search(key, text) for key in forbidden))
         more.append((names, legal(schema.get("additionalProperties", {}))))
     for names, values in more:
         least = schema.get("minProperties", 0) if not named else 0
@@ -156,6 +161,10 @@ def put(tree: dict[str, Any], path: Path_, value: Any) -> dict[str, Any]:
 
 #: Values that are drawn one by one: those without named values below them.
 LEAVES = [path for path in nodes() if not entry(path).get("properties")]
+#: The same by what they may be: there are sixty quantities, and one log level of the gateway.
+BY_SHAPE: dict[str, list[Path_]] = {}
+for _path in LEAVES:
+    BY_SHAPE.setdefault(json.dumps(entry(_path)), []).append(_path)
 VALIDATOR = jsonschema.Draft7Validator(SCHEMA)
 
 
@@ -163,7 +172,8 @@ VALIDATOR = jsonschema.Draft7Validator(SCHEMA)
 def legal_values(draw: st.DrawFn) -> dict[str, Any]:
     """A values file with one to eight values that fit the schema."""
     tree: dict[str, Any] = {}
-    for path in draw(st.lists(st.sampled_from(LEAVES), min_size=1, max_size=8, unique=True)):
+    for shape in draw(st.lists(st.sampled_from(list(BY_SHAPE.values())), min_size=1, max_size=8)):
+        path = draw(st.sampled_from(shape))
         tree = put(tree, path, draw(legal(entry(path))))
     return tree
 
