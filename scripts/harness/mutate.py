@@ -32,7 +32,7 @@ LANES = os.cpu_count() or 1
 #: Share of the mutants that must be caught.
 GOAL = 0.95
 #: Tests that come first: many objects, few renders.
-FIRST = ("pods", "labels", "wiring", "profiles", "networkpolicy", "rbac", "servers")
+FIRST = ("pods", "labels", "wiring", "profiles", "networkpolicy", "rbac")
 #: Tests of one part, where the name does not say which.
 OF_PART = {
     "alertmanager": "prometheus", "prometheus_operator": "prometheus", "rules": "prometheus", "dashboards": "grafana",
@@ -45,15 +45,15 @@ NOT_COUNTED = ("random_values",)
 
 
 def modules(mutant: Mutant) -> list[list[str]]:
-    """The files of tests that can catch a mutant: first those that most likely do, then all others."""
+    """The files of tests that can catch a mutant: the page of containers and rights, what most likely does, and all others."""
     names = [path.stem.removeprefix("test_") for path in sorted(TESTS.glob("test_*.py"))]
     steps = mutant.file.split("/")
     part = steps[1] if steps[0] == "charts" else steps[1]
     own = [name for name in names if part in (name, OF_PART.get(name)) and name not in ONLY_OF]
-    first = [*own, *(name for name in FIRST if name in names and name not in own)]
+    first = [*own, *(name for name in FIRST if name not in own)]
     slow = [name for name in ONLY_OF if OF_PART[name] == part]
-    rest = [name for name in names if name not in (*first, *ONLY_OF, *NOT_COUNTED)]
-    return [[f"tests/render/test_{name}.py" for name in group] for group in (first, [*rest, *slow])]
+    rest = [name for name in names if name not in ("contract", *first, *ONLY_OF, *NOT_COUNTED)]
+    return [[f"tests/render/test_{name}.py" for name in group] for group in (["contract"], first, [*rest, *slow])]
 
 
 def copy_of_repository(folder: Path) -> Path:
@@ -70,7 +70,18 @@ def copy_of_repository(folder: Path) -> Path:
 
 def run(repository: Path, files: list[str], *options: str) -> tuple[int, str]:
     """Run tests, and return how pytest ended and what it said."""
-    command = [sys.executable, "-m", "pytest", "-q", "--no-header", "--tb=line", "-p", "no:cacheprovider", *options, *files]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "--no-header",
+        "--tb=line",
+        "-p",
+        "no:cacheprovider",
+        *options,
+        *files,
+    ]
     env = os.environ | {"PYTHONPATH": str(repository)}
     done = subprocess.run(command, cwd=repository, env=env, capture_output=True, text=True, timeout=900)
     return done.returncode, done.stdout + done.stderr
@@ -146,7 +157,13 @@ def try_all(report: Report, minutes: float) -> None:
         # what fails without a mutant catches none
         (whole := Path(folder) / "whole").mkdir()
         with console.step("render tests without a mutant"):
-            code, said = run(copy_of_repository(whole), ["tests/render"], "-n", str(LANES), "--deselect=tests/render/test_random_values.py")
+            code, said = run(
+                copy_of_repository(whole),
+                ["tests/render"],
+                "-n",
+                str(LANES),
+                "--deselect=tests/render/test_random_values.py",
+            )
         if code:
             raise console.Failure("The render tests fail without a mutant.", "Run `make render`.", said[-3000:])
         lanes = []
@@ -180,7 +197,9 @@ def main() -> None:
     for kind, all_ in Counter(each.kind for each in report.mutants).items():
         print(f"{by_kind[kind]:4} of {all_:3}  {kind}")
     caught = len(report.found) - len(survivors)
-    print(f"{caught} of {len(report.found)} caught; {len(report.mutants) - len(report.found)} not tried yet (seed {options.seed})")
+    print(
+        f"{caught} of {len(report.found)} caught; {len(report.mutants) - len(report.found)} not tried yet (seed {options.seed})"
+    )
     if survivors:
         print("Survivors:\n" + "\n".join(survivors))
     if len(report.found) == len(report.mutants) and caught < GOAL * len(report.mutants):

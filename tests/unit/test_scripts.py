@@ -60,7 +60,11 @@ def test_no_import_circle() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    [f"{path.parent.name}.{path.stem}" for path in MODULES if path.stem not in ("arms", "chart", "crds", "dashboards", "mutants", "mutate")],
+    [
+        f"{path.parent.name}.{path.stem}"
+        for path in MODULES
+        if path.stem not in ("arms", "chart", "crds", "dashboards", "mutants", "mutate")
+    ],
 )
 def test_a_module_needs_the_standard_library_only(module: str) -> None:
     """-S leaves out every installed package: this code runs before anything is installed."""
