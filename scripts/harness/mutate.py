@@ -47,8 +47,7 @@ NOT_COUNTED = ("random_values",)
 def modules(mutant: Mutant) -> list[list[str]]:
     """The files of tests that can catch a mutant: the page of containers and rights, what most likely does, and all others."""
     names = [path.stem.removeprefix("test_") for path in sorted(TESTS.glob("test_*.py"))]
-    steps = mutant.file.split("/")
-    part = steps[1] if steps[0] == "charts" else steps[1]
+    part = mutant.file.split("/")[1]
     own = [name for name in names if part in (name, OF_PART.get(name)) and name not in ONLY_OF]
     first = [*own, *(name for name in FIRST if name not in own)]
     slow = [name for name in ONLY_OF if OF_PART[name] == part]

@@ -205,6 +205,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"mariadb": {"databases": [{"name": "mlflow", "user": "mlflow", "existingSecret": "mine"}]}},
         "mariadb.databases has no entry for Secret iml4e-db-mlflow, which parts read: add that database",
     ),
+    "a variable that the chart sets": (
+        {"mlflow": {"extraEnv": [{"name": "HOME", "value": "/home"}]}},
+        "mlflow.extraEnv sets HOME, which the chart sets: remove that entry, because a container takes no variable twice.",
+    ),
+    "a variable twice": (
+        {"gateway": {"extraEnv": [{"name": "TZ", "value": "UTC"}, {"name": "TZ", "value": "CET"}]}},
+        "gateway.extraEnv names TZ twice: remove one of both.",
+    ),
     "an unknown shared fact": (
         {"global": {"storageClas": "fast"}},
         "global.storageClas is no value of this chart: correct or remove it",

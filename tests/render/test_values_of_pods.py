@@ -117,6 +117,22 @@ def test_pull_secrets_reach_every_pod_whoever_makes_it() -> None:
     assert [maker for maker, (_, spec) in pod_specs(render("laptop", ON)).items() if "imagePullSecrets" in spec] == []
 
 
+def test_no_container_has_a_variable_twice_and_the_chart_knows_its_own() -> None:
+    """Where the server applies objects, as Helm 4 lets it, Kubernetes refuses a name that comes twice."""
+    known = yaml.safe_load((CHART / "files" / "variables.yaml").read_text())
+    everything = {"database": {"tls": True}}, {"mlflow": {"authType": "bearer"}, "proxy": {"http": "http://proxy:3128"}}
+    shared = {"caCertificate": {"existingSecret": "ca"}}
+    objects = render("laptop", merged(ON, {"mlflow": everything[0], "pipelines": everything[1], "global": shared}))
+    for container in containers(objects):
+        names = [each["name"] for each in container.spec.get("env") or []]
+        assert len(names) == len(set(names)), container.name
+    for maker in pod_makers(objects):
+        if maker["kind"] in ("Deployment", "StatefulSet"):
+            for container in containers([maker]):
+                names = {each["name"] for each in container.spec.get("env") or []}
+                assert names <= set(known[labels(maker)[COMPONENT]]), container.name
+
+
 # --- images and resources, each told apart from the others
 
 
