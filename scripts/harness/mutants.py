@@ -107,7 +107,7 @@ def condition(line: str) -> Changed:
 
 
 def emptied(line: str) -> Changed:
-    found = re.match(r"(\s*\{\{- (?:with|range)(?: \$\w+,? ?)*(?:\$\w+ )?(?::= )?)(.+?)( ?-?\}\}\s*)$", line)
+    found = re.match(r"(\s*\{\{- (?:with|range) (?:\$\w+(?:, \$\w+)? := )?)(.+?)( ?-?\}\}\s*)$", line)
     return f"{found[1]}list{found[3]}" if found else None
 
 
@@ -276,8 +276,36 @@ _TWO = {
     "pipelines": {part: {"replicas": 2} for part in ("api", "ui", "argo")},
 }
 #: Values that reach most arms of the templates.
+#: What every part has for its pods.
+_PODS = {
+    "podLabels": {"a": "b"}, "podAnnotations": {"a": "b"}, "priorityClassName": "c", "affinity": {"podAffinity": {}},
+    "extraEnv": [{"name": "MARK", "value": "b"}],
+}  # fmt: skip
+_OF_PODS = {part.name: _PODS for part in sorted((CHART / "charts").iterdir())} | {
+    "secrets": {key: value for key, value in _PODS.items() if key != "extraEnv"}
+}
 WIDE: dict[str, dict[str, Any]] = {
     "default": {},
+    "pods": helm.merged(_OF_PODS, {"mlflow": {"gc": {"enabled": True}}, "pipelines": {"retention": {"enabled": True}}}),
+    "text": {
+        "global": {"storageClass": "1e3", "s3": {"region": "123", "buckets": {"datasets": "1001", "mlflow": "1002", "pipelines": "1003"}}, "caCertificate": {"existingSecret": "true", "key": "null"}},
+        "mlflow": {"s3": {"existingSecret": "0x1"}, "gc": {"enabled": True}},
+        "pipelines": {"scheduler": {"timeZone": "123"}, "s3": {"existingSecret": "on"}, "retention": {"enabled": True}, "mlflow": {"experiment": "1e3"}},
+        "kserve": {"s3": {"existingSecret": "no"}}, "grafana": {"settingsSecret": "1"},         "prometheus": {"scrapeInterval": "15s"}, "runner": {"s3Secret": "7"},
+    },
+    "wrong": {
+        "minio": {"enabled": False}, "mariadb": {"enabled": False}, "mlflow": {"enabled": False}, "prometheus": {"enabled": False}, "home": {"enabled": False},
+        "gateway": {"tls": {"enabled": True}, "service": {"type": "LoadBalancer", "nodePortTls": 30080}, "extraEnv": [{"name": "A"}, {"name": "A"}]},
+        "kserve": {"models": {"replicas": {"min": 3, "max": 2}}, "webhook": {"certificate": {"mode": "existingSecret"}}},
+        "pipelines": {"retention": {"enabled": True, "olderThan": "", "archivedOlderThan": ""}, "runs": {"podSpec": {"containers": []}}, "s3": {"existingSecret": ""}},
+        "global": {"caCertificate": {"existingSecret": "a", "existingConfigMap": "b"}, "unknown": 1},
+    },
+    "wrong as well": {
+        "gateway": {"enabled": False, "service": {"loadBalancerSourceRanges": ["10.0.0.0/8"]}},
+        "minio": {"consumers": [{"name": "other", "buckets": [{"name": "aaa", "access": "ro"}]}] * 2},
+        "mariadb": {"databases": [{"name": "other", "user": "other"}] * 2},
+        "prometheus": {"retention": {"time": "1d"}, "objectives": {"window": "7d"}, "alertmanager": {"url": "http://other", "config": {"receivers": [{"name": "a", "slack_configs": [{"api_url": "x"}], "webhook_configs": [{"password": "x"}]}] * 2, "route": {"receiver": "b", "matchers": ["a=b"], "routes": [{"mute_time_intervals": ["n"]}]}}}},
+    },
     "all on": {
         "mlflow": {"gc": {"enabled": True}, "extraEnv": [{"name": "A", "value": "b"}], "database": {"tls": True}, "serviceAccount": {"annotations": {"a": "b"}}},
         "pipelines": {"retention": {"enabled": True}, "mlflow": {"authType": "bearer"}, "proxy": {"http": "http://proxy:3128"}, "runs": {"parallelism": 3, "env": [{"name": "A", "value": "b"}]}, "serviceAccountAnnotations": {"a": "b"}},
@@ -337,9 +365,13 @@ def objects(chart: Path, what: str) -> str:
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(WIDE[what], file)
         file.flush()
-        text = helm.helm(
-            "template", "iml4e", chart, "--namespace", "iml4e", *OPTIONS.get(what, []), "--values", file.name
-        )
+        command = ["template", "iml4e", chart, "--namespace", "iml4e", *OPTIONS.get(what, []), "--values", file.name]
+        try:
+            text = helm.helm(*command)
+        except helm.HelmError as refused:
+            if what.startswith("wrong") and refused.findings:
+                return "\n".join(refused.findings)
+            raise
     found = [normal(each) for each in yaml.load_all(text, Loader=helm.LOADER) if each]
     # checksums follow what they are made of
     return re.sub(r"\b[0-9a-f]{8,64}\b", "#", json.dumps(found, sort_keys=True))
