@@ -187,6 +187,17 @@ IMPOSSIBLE: dict[str, dict[str, Any]] = {
     "/global/database/host": {"global": {"database": {"host": "db.example.org:3306"}}},
     "/global/tolerations/0/value": {"global": {"tolerations": [{"key": "gpu", "operator": "Equal", "value": True}]}},
     "/minio/buckets/0/name": {"minio": {"buckets": [{"name": "Raw Scans", "versioned": False}]}},
+    "/mlflow/nodeSelector/disk": {"mlflow": {"nodeSelector": {"disk": "very fast"}}},
+    "/gateway/image/repository": {"gateway": {"image": {"repository": "library/traefik #3"}}},
+    "/gateway/image/tag": {"gateway": {"image": {"tag": "v3: latest"}}},
+    "/global/mlflow/url": {"global": {"mlflow": {"url": "http://ml flow:5000"}}},
+    "/global/s3/endpoint": {"global": {"s3": {"endpoint": "https://s3:port"}}},
+    "/global/publicUrl": {"global": {"publicUrl": "https://ml.example.org/%zz"}},
+    "/mariadb/config/init_connect": {"mariadb": {"config": {"init_connect": "SET a=1\n[client]"}}},
+    "/pipelines/runs/podSpec/volumes": {"pipelines": {"runs": {"podSpec": {"volumes": "all"}}}},
+    "/prometheus/alertmanager/config/route/routes/0/routes": {
+        "prometheus": {"alertmanager": {"config": {"route": {"routes": [{"routes": "none"}]}}}}
+    },
     "/minio/tolerations/0": {"minio": {"tolerations": [{"key": "gpu", "effects": "NoSchedule"}]}},
 }
 

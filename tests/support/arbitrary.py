@@ -56,7 +56,8 @@ def resolve(schema: Schema) -> Schema:
 
 def legal(schema: Schema) -> st.SearchStrategy[Any]:
     """Values that fit a schema."""
-    schema = resolve(schema)
+    if "$ref" in schema:  # which may lead back to itself
+        return st.deferred(lambda: _named(schema["$ref"]))
     if unknown := schema.keys() - KNOWN:
         raise NotImplementedError(f"The schema has words that tests/support/arbitrary.py does not know: {unknown}")
     if "anyOf" in schema:
@@ -79,6 +80,11 @@ def legal(schema: Schema) -> st.SearchStrategy[Any]:
         "object": _object,
         "string": _string,
     }[types](schema)
+
+
+@functools.cache
+def _named(reference: str) -> st.SearchStrategy[Any]:
+    return legal(resolve({"$ref": reference}))
 
 
 def _number(schema: Schema) -> st.SearchStrategy[float]:
