@@ -25,7 +25,7 @@ VALUES: dict[str, Any] = merged(
         "gateway": {"tls": {"enabled": True, "secretName": "tls"}},
         "mlflow": {"database": {"tls": True}},
         "pipelines": {"mlflow": {"authType": "bearer"}, "proxy": {"http": "http://proxy:3128"}},
-        "home": {"models": {"namespaces": ["team"]}},
+        "home": {"models": {"namespaces": ["team"]}, "replicas": 2},
         "global": {
             "publicUrl": "https://ml.example.org",
             "caCertificate": {"existingConfigMap": "ca", "key": "cabundle.crt"},
@@ -34,6 +34,11 @@ VALUES: dict[str, Any] = merged(
 )
 PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 ROLES = ("Role", "ClusterRole")
+#: Kinds that the page has as they are.
+WHOLE = (
+    "ClusterStorageContainer", "Gateway", "GatewayClass", "MutatingWebhookConfiguration", "PodDisruptionBudget",
+    "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding", "ValidatingWebhookConfiguration",
+)  # fmt: skip
 
 
 def flat(node: Any, path: str = "") -> Iterator[str]:
@@ -41,6 +46,9 @@ def flat(node: Any, path: str = "") -> Iterator[str]:
     if isinstance(node, dict) and node:
         for key, child in node.items():
             yield from flat(child, f"{path}.{key}" if path else str(key))
+    elif isinstance(node, list) and any(isinstance(each, dict) for each in node):
+        for number, child in enumerate(node):
+            yield from flat(child, f"{path}[{number}]")
     elif isinstance(node, list):
         yield f"{path}={','.join(map(str, node))}"
     else:
@@ -86,6 +94,8 @@ def pod(thing: Object) -> Object:
         "serviceAccountName",
     )
     said: Object = {key: spec[key] for key in own if key in spec}
+    notes = ((pod_template(thing) or {}).get("metadata") or {}).get("annotations") or {}
+    said["annotations"] = {key: "…" if key.startswith("checksum/") else value for key, value in notes.items()}
     said["securityContext"] = " ".join(flat(spec.get("securityContext") or {}))
     said["volumes"] = {each["name"]: volume(each) for each in spec.get("volumes", [])}
     for key in ("initContainers", "containers"):
@@ -98,6 +108,8 @@ def how(thing: Object) -> Object:
     spec = thing["spec"]
     inner = spec.get("jobTemplate", {}).get("spec", {})
     plain = {key: value for key, value in {**inner, **spec}.items() if not isinstance(value, dict | list)}
+    claims = {each["metadata"]["name"]: " ".join(flat(each["spec"])) for each in spec.get("volumeClaimTemplates", [])}
+    plain |= {"claims": claims} if claims else {}
     return {**plain, **({"strategy": " ".join(flat(spec["strategy"]))} if "strategy" in spec else {})}
 
 
@@ -106,6 +118,19 @@ def rule(given: Object) -> str:
     groups = ",".join(given["apiGroups"]) or "core"
     named = f" named {','.join(given['resourceNames'])}" if given.get("resourceNames") else ""
     return f"{','.join(given['verbs'])}: {groups} {','.join(given['resources'])}{named}"
+
+
+def step(given: Object) -> str:
+    """A rule of a route, in a line."""
+    ways = " or ".join(f"{each['path']['type']} {each['path']['value']}" for each in given["matches"])
+    to = [f"{each['name']}:{each.get('port', '')}" for each in given.get("backendRefs", [])]
+    return " ".join([ways, "->", *to, *(part for each in given.get("filters", []) for part in flat(each))])
+
+
+def peer(given: Object) -> str:
+    """A rule of a NetworkPolicy, in a line."""
+    sources = [json.dumps(each, sort_keys=True) for each in given.get("from", [])] or ["everybody"]
+    return f"{' or '.join(sources)} to {', '.join(str(each['port']) for each in given['ports'])}"
 
 
 def name(thing: Object) -> str:
@@ -129,6 +154,17 @@ def page() -> dict[str, Any]:
         said[name(service)] = [
             f"{each['name']} {each['port']} -> {each['targetPort']}" for each in service["spec"]["ports"]
         ]
+    for route in of_kind(objects, "HTTPRoute"):
+        gateways = [
+            f"to {each['namespace']}/{each['name']}" for each in route["spec"]["parentRefs"] if "namespace" in each
+        ]
+        said[name(route)] = [*gateways, *map(step, route["spec"]["rules"])]
+    for policy in of_kind(objects, "NetworkPolicy"):
+        chosen = json.dumps(policy["spec"]["podSelector"], sort_keys=True)
+        said[name(policy)] = [chosen, *map(peer, policy["spec"].get("ingress", []))]
+    for thing in of_kind(objects, *WHOLE):
+        rest = {key: value for key, value in thing.items() if key not in ("apiVersion", "kind", "metadata")}
+        said[name(thing)] = list(flat(rest))
     return dict(sorted(said.items()))
 
 
