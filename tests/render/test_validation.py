@@ -187,6 +187,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"mariadb": {"databases": [{"name": "labels", "user": "labels"}]}},
         "mariadb.databases has no entry for Secret iml4e-db-mlflow, which parts read: add that database",
     ),
+    "a bucket twice": (
+        {"minio": {"buckets": [{"name": "scans", "versioned": each} for each in (True, False)]}},
+        "minio.buckets names scans twice: give one entry all of its rules.",
+    ),
     "a consumer twice": (
         {
             "minio": {
