@@ -64,7 +64,8 @@ def refusal(error: HelmError) -> str:
     said = str(error)
     if error.findings and "validate.yaml" in said:
         return "" if all(re.search(r"[.)]$", line) for line in error.findings) else f"no sentence: {error.findings}"
-    return "" if SCHEMA in said else f"a trace: {said[-600:]}"
+    # before it looks at a schema, Helm wants a map for each part
+    return "" if SCHEMA in said or "type mismatch on" in said else f"a trace: {said[-600:]}"
 
 
 @functools.lru_cache(maxsize=4096)

@@ -187,9 +187,15 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"mariadb": {"databases": [{"name": "labels", "user": "labels"}]}},
         "mariadb.databases has no entry for Secret iml4e-db-mlflow, which parts read: add that database",
     ),
-    "a bucket twice": (
-        {"minio": {"buckets": [{"name": "scans", "versioned": each} for each in (True, False)]}},
-        "minio.buckets names scans twice: give one entry all of its rules.",
+    "rules for a bucket twice": (
+        {
+            "minio": {
+                "buckets": [
+                    {"name": "scans", "versioned": False, "expire": [{"prefix": each, "days": 7}]} for each in "ab"
+                ]
+            }
+        },
+        "minio.buckets has rules of expiry for scans in two entries: give one entry all of its rules.",
     ),
     "a consumer twice": (
         {

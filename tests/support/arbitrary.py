@@ -127,7 +127,7 @@ def _object(schema: Schema) -> st.SearchStrategy[dict[str, Any]]:
         least = schema.get("minProperties", 0) if not named else 0
         further = st.dictionaries(names, values, min_size=least, max_size=least + 2)
         own = st.tuples(further, own).map(lambda both: {**both[0], **both[1]})
-    return own
+    return own.filter(lambda found: len(found) >= schema.get("minProperties", 0))
 
 
 @functools.cache

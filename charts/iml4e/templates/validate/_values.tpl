@@ -82,11 +82,13 @@ Release name {{ $name }} cannot be used: names of objects begin with it, so it n
 {{- with .Subcharts.minio }}
 {{- $buckets := list }}
 {{- range .Values.buckets }}
+{{- if .expire }}
 {{- $name := tpl .name $.Subcharts.minio }}
 {{- if has $name $buckets }}
-minio.buckets names {{ $name }} twice: give one entry all of its rules.
+minio.buckets has rules of expiry for {{ $name }} in two entries: give one entry all of its rules.
 {{- end }}
 {{- $buckets = append $buckets $name }}
+{{- end }}
 {{- end }}
 {{- $names := list }}
 {{- $made := list }}
