@@ -64,7 +64,9 @@ class Chart:
             for arm, number in reversed(found):
                 if number in live:
                     said = f'{{{{ fail "iml4e-arm-{number}." }}}}'
-                    text = text[: arm.at] + ("{{ else }}" if arm.implied else "") + said + text[arm.at :]
+                    # `{{- end }}` takes the space before it away, and so must the `else` that comes first
+                    trim = "{{-" if text.startswith("{{-", arm.at) else "{{"
+                    text = text[: arm.at] + (f"{trim} else }}}}" if arm.implied else "") + said + text[arm.at :]
             (self.folder / path).write_text(text)
 
 

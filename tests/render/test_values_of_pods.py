@@ -271,3 +271,54 @@ OWNERS = {
     "prometheus.alertmanager.image": "StatefulSet/iml4e-alertmanager",
     "grafana.image": "StatefulSet/iml4e-grafana",
 }
+
+
+# --- values that are read in more than one place
+
+#: Value: another one, the text that its default makes in objects, and the parts that may have that text of themselves.
+ELSEWHERE: dict[str, tuple[Any, str, tuple[str, ...]]] = {
+    "global.s3.region": ("eu-test-9", "us-east-1", ()),
+    "global.s3.endpoint": ("https://s3.example.org", "iml4e-minio.iml4e.svc", ("minio", "secrets")),
+    "global.database.host": ("db.example.org", "iml4e-mariadb.iml4e.svc", ("mariadb",)),
+    "global.database.port": (3999, "3306", ("mariadb",)),
+    "global.mlflow.url": ("https://mlflow.example.org", "iml4e-mlflow.iml4e.svc:5000", ("mlflow",)),
+    "global.monitoring.url": ("http://prometheus.example.org", "iml4e-prometheus.iml4e.svc", ("prometheus",)),
+    "mlflow.database.existingSecret": ("mine", "iml4e-db-mlflow", ("mariadb", "secrets")),
+    "mlflow.s3.existingSecret": ("mine", "iml4e-s3-mlflow", ("minio", "secrets")),
+    "pipelines.s3.existingSecret": ("mine", "iml4e-s3-pipelines", ("minio", "secrets", "runner")),
+    "pipelines.api.database.existingSecret": ("mine", "iml4e-db-mlpipeline", ("mariadb", "secrets")),
+    "pipelines.metadata.database.existingSecret": ("mine", "iml4e-db-metadb", ("mariadb", "secrets")),
+    "pipelines.logLevel": ("error", "evel=info", ("kserve",)),
+    "pipelines.scheduler.timeZone": ("Asia/Tokyo", "UTC", ("grafana", "prometheus")),
+    "pipelines.clusterDomain": ("corp.example", '"cluster.local"', ()),
+    "kserve.s3.existingSecret": ("mine", "iml4e-s3-models", ("minio", "secrets")),
+    "runner.s3Secret": ("mine", "iml4e-s3-pipelines", ("minio", "secrets", "pipelines")),
+    "minio.existingSecret": ("mine", '"iml4e-minio", "key"', ()),
+    "mariadb.existingSecret": ("mine", '"iml4e-mariadb", "key"', ()),
+    "mariadb.metrics.existingSecret": ("mine", '"iml4e-mariadb-metrics", "key"', ()),
+    "grafana.existingSecret": ("mine", '"secretName": "iml4e-grafana"', ()),
+    "gateway.readTimeout": ("13h", "12h", ("prometheus", "grafana", "home")),
+    "gateway.terminationGracePeriodSeconds": (90, "300s", ("prometheus", "grafana", "home")),
+    "prometheus.scrapeInterval": ("17s", r"_interval: \"15s", ()),
+}
+
+
+@pytest.mark.parametrize("path", ELSEWHERE)
+def test_no_object_keeps_the_default_of_a_value_that_is_another(path: str) -> None:
+    """Every place that reads a value reads it, not its default."""
+    every = merged(*(nested(each, value) for each, (value, *_) in ELSEWHERE.items()))
+    _, default, own = ELSEWHERE[path]
+    before = [kind_and_name(thing) for thing in keepers(render("laptop", ON), default, own)]
+    assert before, "the default is in no object: there is nothing to see"
+    assert [kind_and_name(thing) for thing in keepers(render("laptop", merged(ON, every)), default, own)] == []
+
+
+def keepers(objects: tuple[Object, ...], text: str, own: tuple[str, ...]) -> list[Object]:
+    """Objects with a text, without those of some parts; programs and dashboards are no place for values."""
+    found = []
+    for thing in objects:
+        programs = (".py", ".sh", ".json") if labels(thing).get(COMPONENT) == "grafana" else (".py", ".sh")
+        data = {key: value for key, value in thing.get("data", {}).items() if not key.endswith(programs)}
+        if text in json.dumps({**thing, "data": data}) and labels(thing).get(COMPONENT) not in own:
+            found.append(thing)
+    return found
