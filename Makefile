@@ -39,7 +39,7 @@ demo: ## Run a reference pipeline, deploy its model, get a prediction (PIPELINE=
 	@scripts/demo $(PIPELINE) $(if $(ENGINE),--engine $(ENGINE))
 
 ##@ The harness
-.PHONY: setup lint render unit e2e load availability bench test lock scan
+.PHONY: setup lint render contract mutate arms unit e2e load availability bench test lock scan
 setup: ## Install the Python environment of the harness, as .venv
 	@scripts/setup
 lint: setup ## Check style of Python, YAML, shell and prose, and that generated files are up to date
@@ -53,8 +53,14 @@ lint: setup ## Check style of Python, YAML, shell and prose, and that generated 
 	@scripts/crds --check
 render: setup ## Test the chart without a cluster
 	@.venv/bin/pytest -q -n 2 tests/render
+contract: setup ## Write tests/render/data/contract.yaml anew: what containers are told and asked, what accounts may
+	@cd tests && ../.venv/bin/python -m support.contract
+mutate: setup ## Break the chart's templates in a hundred ways: the render tests must catch 95 (SEED=1 MINUTES=8: stop then, go on next time)
+	@scripts/mutate $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES))
+arms: setup ## Tell which arms of the chart's templates no render test reaches
+	@scripts/arms
 unit: setup ## Test the Python code without a cluster
-	@.venv/bin/pytest -q tests/unit
+	@.venv/bin/pytest -q -n 2 --dist loadfile tests/unit
 e2e: setup up ## Test the running platform; install or upgrade the platform first
 	@KUBECONFIG=$${KUBECONFIG:-$(IML4E_STATE)/admin.conf} .venv/bin/pytest -q -n 2 --dist loadscope tests/e2e
 bench: setup ## Compare the model server with others; writes docs/measured-model-server.md

@@ -14,6 +14,7 @@ Needs PyYAML, which the environment of the harness has.
 | sections of the parts in the umbrella's values.schema.json | the part's values.schema.json                                |
 | removed values in the schemas                              | files/removed.yaml of the umbrella                           |
 | files/values.yaml of the umbrella                          | the umbrella's values.yaml                                   |
+| files/variables.yaml of the umbrella                       | the variables in the templates of the parts                  |
 | docs/values.md                                             | all values.yaml                                              |
 | the table of exceptions in docs/security.md                | tests/exceptions.yaml                                  |
 """
@@ -344,6 +345,17 @@ def names() -> str:
     return said + "".join(f"- {'.'.join(path)}\n" for path in own)
 
 
+def variables() -> str:
+    """Variables that the containers of each part have: `extraEnv` must not set them too."""
+    said = "# Written by scripts/harness/chart.py: do not edit. Variables that the templates of each part set.\n"
+    for part in parts():
+        files = sorted((folder(part) / "templates").rglob("*.yaml"))
+        text = "\n".join(path.read_text() for path in files if ".Values.extraEnv" in path.read_text())
+        found = sorted(set(re.findall(r"^ +- name: (\w+)\n +value(?:From)?:", text, re.MULTILINE)))
+        said += f"{part}: [{', '.join(found)}]\n"
+    return said
+
+
 def optional(node: Any) -> Any:
     """A schema of the umbrella's own values that requires none: templates say more of a missing one than Helm's words."""
     if not isinstance(node, dict):
@@ -434,6 +446,7 @@ def written() -> dict[Path, str]:
     files[CHART / "values.yaml"] = umbrella_values()
     files[CHART / "values.schema.json"] = dumps(umbrella) + "\n"
     files[CHART / "files" / "values.yaml"] = names()
+    files[CHART / "files" / "variables.yaml"] = variables()
     files[REPO / "docs" / "values.md"] = document()
     files[SECURITY] = security()
     return files

@@ -12,20 +12,17 @@ import yaml
 
 from support.helm import CHART, REPO, HelmError, merged, profiles, render, render_text
 from support.objects import (
-    COMPONENT,
     Object,
     containers,
     find,
     kind_and_name,
-    labels,
     of_kind,
-    pod_makers,
     pod_template,
     serving_runtimes,
 )
 from support.parts import EVERY
 from support.pod_security import violations
-from support.pods import ON, pod_specs, steps
+from support.pods import ON, pod_specs, stated, steps
 
 ARM = {"nodeSelector": {"kubernetes.io/arch": "arm64"}, "tolerations": [{"key": "arm", "operator": "Exists"}]}
 OWN = {"nodeSelector": {"disk": "fast"}, "tolerations": [{"key": "dedicated", "value": "ml", "effect": "NoSchedule"}]}
@@ -104,19 +101,6 @@ def test_annotations_arrive(path: str) -> None:
     assert "example.org/mark: arrived" in text
 
 
-@pytest.mark.parametrize("path", all_leaves("extraEnv"))
-def test_extra_environment_arrives(path: str) -> None:
-    """In every container of a server; a Job of the part that is another program has none."""
-    part = path.split(".")[0]
-    objects = render("laptop", merged(ON, nested(path, [{"name": "MARK", "value": "arrived"}])))
-    without = [
-        container.name
-        for container in containers(thing for thing in pod_makers(objects) if labels(thing)[COMPONENT] == part)
-        if {"name": "MARK", "value": "arrived"} not in container.spec["env"]
-    ]
-    assert [name for name in without if not name.startswith("Job/iml4e-minio-setup")] == []
-
-
 # --- users
 
 PLATFORM = {"global": {"securityContext": "platform"}}
@@ -159,8 +143,6 @@ def test_another_answer_is_refused_by_name() -> None:
 UNBOUNDED = {
     "pipelines.runs.resources": "a step that asks for more than a limit given here would have to state its own"
 }
-#: Containers that other programs make: JSON of KServe and settings of Argo, by what they are for.
-MADE_BY_OTHERS = ("agent", "batcher", "logger", "router", "storageInitializer")
 
 
 @pytest.mark.parametrize("path", all_leaves("resources"))
@@ -172,28 +154,6 @@ def test_requests_and_memory_limits_are_stated(path: str) -> None:
         node = node[key]
     assert {"cpu", "memory"} <= node["requests"].keys()
     assert path in UNBOUNDED or "memory" in node["limits"]
-
-
-@pytest.mark.parametrize("path", all_leaves("resources"))
-def test_a_cpu_limit_arrives_wherever_resources_are_stated(path: str) -> None:
-    text = json.dumps(render("laptop", merged(ON, nested(path, {"limits": {"cpu": "1234m"}}))))
-    assert "1234m" in text
-
-
-def stated(objects: tuple[Object, ...]) -> dict[str, dict[str, Any]]:
-    """Resources of every container that comes from a render, ConfigMaps included."""
-    found = {container.name: container.spec["resources"] for container in containers(objects)}
-    kserve = find(objects, "ConfigMap", "inferenceservice-config")["data"]
-    settings = {name: json.loads(kserve[name]) for name in MADE_BY_OTHERS}
-    settings["inferenceService"] = json.loads(kserve["inferenceService"])["resource"]
-    for name, setting in settings.items():
-        found[name] = {
-            f"{kind}s": {what: setting[f"{what}{kind.capitalize()}"] for what in ("cpu", "memory")}
-            for kind in ("request", "limit")
-        }
-    argo = yaml.safe_load(find(objects, "ConfigMap", "iml4e-pipelines-argo")["data"]["config"])
-    found |= {name: argo[name]["resources"] for name in ("executor", "mainContainer")}
-    return {**found, "Job": json.loads(find(objects, "ConfigMap", "iml4e-runner")["data"]["JOB_RESOURCES"])}
 
 
 def test_a_quota_finds_all_four_on_every_container() -> None:

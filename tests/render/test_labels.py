@@ -8,30 +8,45 @@ from support.helm import RELEASE, profiles, render
 from support.objects import COMPONENT, INSTANCE, NAME, Object, kind_and_name, labels, of_kind, pod_makers, pod_template
 from support.parts import EVERY
 
-OBJECTS = [
-    pytest.param(thing, id=f"{profile} {kind_and_name(thing)}") for profile in profiles() for thing in render(profile)
-]
-MAKERS = [param for param in OBJECTS if pod_makers(param.values)]
+EACH = pytest.mark.parametrize("profile", profiles())
 # not parts: the identity of pipeline steps, and what belongs to the umbrella as a whole
 BESIDES = {"backup", "runner", "secrets"}
 
 
-@pytest.mark.parametrize("thing", OBJECTS)
-def test_object_bears_the_recommended_labels(thing: Object) -> None:
+def recommended(thing: Object) -> bool:
+    """Whether an object has the labels that Kubernetes recommends, with the values of its part."""
     part = labels(thing).get(COMPONENT)
-    assert part in EVERY or part in BESIDES
-    assert labels(thing)[NAME].startswith(part)
-    assert labels(thing)[INSTANCE] == RELEASE
-    assert labels(thing)["app.kubernetes.io/part-of"] == "iml4e"
-    assert labels(thing)["app.kubernetes.io/managed-by"] == "Helm"
-    assert labels(thing)["helm.sh/chart"]
+    return (
+        (part in EVERY or part in BESIDES)
+        and labels(thing).get(INSTANCE) == RELEASE
+        and labels(thing).get("app.kubernetes.io/part-of") == "iml4e"
+        and labels(thing).get("app.kubernetes.io/managed-by") == "Helm"
+    )
 
 
-@pytest.mark.parametrize("thing", OBJECTS)
-def test_name_starts_with_release_and_part(thing: Object) -> None:
-    part = labels(thing).get(COMPONENT)
-    name = thing["metadata"]["name"]
-    assert name == RELEASE or name.startswith((f"{RELEASE}-", f"{RELEASE}.")) or name in NAMED_BY_UPSTREAM, part
+@EACH
+def test_objects_bear_the_recommended_labels(profile: str) -> None:
+    for thing in render(profile):
+        assert recommended(thing), kind_and_name(thing)
+        assert labels(thing)[NAME].startswith(labels(thing)[COMPONENT]), kind_and_name(thing)
+        assert labels(thing)["helm.sh/chart"], kind_and_name(thing)
+
+
+@EACH
+def test_pods_bear_the_labels_of_their_workload_without_a_version(profile: str) -> None:
+    """A version would restart every pod at each upgrade."""
+    for maker in pod_makers(render(profile)):
+        template = pod_template(maker)
+        assert recommended(template), kind_and_name(maker)
+        assert labels(template)[NAME], kind_and_name(maker)
+        assert labels(template)[COMPONENT] == labels(maker)[COMPONENT], kind_and_name(maker)
+        assert not {"helm.sh/chart", "app.kubernetes.io/version"} & labels(template).keys(), kind_and_name(maker)
+
+
+@EACH
+def test_names_start_with_the_release(profile: str) -> None:
+    names = {thing["metadata"]["name"] for thing in render(profile)} - NAMED_BY_UPSTREAM.keys()
+    assert [name for name in names if name != RELEASE and not name.startswith((f"{RELEASE}-", f"{RELEASE}."))] == []
 
 
 # name: why it is not ours to choose
@@ -45,29 +60,22 @@ NAMED_BY_UPSTREAM = {
 }
 
 
-@pytest.mark.parametrize("maker", MAKERS)
-def test_pod_labels_hold_no_version(maker: Object) -> None:
-    """Otherwise every new chart version would restart every pod."""
-    assert "helm.sh/chart" not in labels(pod_template(maker))
-    assert "app.kubernetes.io/version" not in labels(pod_template(maker))
-    assert labels(pod_template(maker))[COMPONENT] == labels(maker)[COMPONENT]
-
-
-@pytest.mark.parametrize("maker", [param for param in MAKERS if param.values[0]["kind"] not in ("Job", "CronJob")])
-def test_selector_is_name_and_instance(maker: Object) -> None:
+@EACH
+def test_selectors_are_name_and_instance(profile: str) -> None:
     """A selector cannot be changed later, so it has no label that may change."""
-    selector = maker["spec"]["selector"]["matchLabels"]
-    assert set(selector) == {NAME, INSTANCE}
-    assert selector.items() <= labels(pod_template(maker)).items()
+    for maker in of_kind(render(profile), "Deployment", "StatefulSet", "DaemonSet"):
+        selector = maker["spec"]["selector"]["matchLabels"]
+        assert set(selector) == {NAME, INSTANCE}, kind_and_name(maker)
+        assert selector.items() <= labels(pod_template(maker)).items(), kind_and_name(maker)
 
 
-@pytest.mark.parametrize("profile", profiles())
+@EACH
 def test_two_workloads_never_share_a_selector(profile: str) -> None:
     makers = of_kind(render(profile), "Deployment", "StatefulSet", "DaemonSet")
     taken = [tuple(sorted(maker["spec"]["selector"]["matchLabels"].items())) for maker in makers]
     assert len(taken) == len(set(taken))
 
 
-@pytest.mark.parametrize("thing", [param for param in OBJECTS if param.values[0]["kind"] == "Namespace"])
-def test_no_namespace_is_made(thing: Object) -> None:
-    pytest.fail(f"{kind_and_name(thing)}: the namespace is the administrator's")
+@EACH
+def test_no_namespace_is_made(profile: str) -> None:
+    assert of_kind(render(profile), "Namespace") == [], "the namespace is the administrator's"

@@ -177,12 +177,6 @@ def test_registry_override_reaches_every_image() -> None:
         assert f"{host}/" not in json.dumps(render("laptop", values))
 
 
-def test_pull_secrets_reach_every_pod() -> None:
-    values = {"global": {"imagePullSecrets": [{"name": "registry-key"}]}}
-    for maker in pod_makers(render("laptop", values)):
-        assert pod_template(maker)["spec"].get("imagePullSecrets") == [{"name": "registry-key"}], kind_and_name(maker)
-
-
 def test_table_and_render_name_the_same_workloads() -> None:
     rendered = {kind_and_name(thing) for thing in of_kind(render("laptop"), "Deployment", "StatefulSet", "DaemonSet")}
     assert rendered == set(map(str, WORKLOADS))

@@ -13,7 +13,19 @@ import yaml
 from scripts.bare import golang
 from scripts.common.paths import CACHE
 from support.helm import HelmError, merged, render
-from support.objects import COMPONENT, Object, find, kind_and_name, labels, of_kind
+from support.objects import (
+    COMPONENT,
+    Object,
+    annotations,
+    containers,
+    find,
+    kind_and_name,
+    labels,
+    of_kind,
+    pod_makers,
+    pod_template,
+    selects,
+)
 
 URL = "http://prometheus-operated.monitoring.svc:9090"
 OPERATOR: dict[str, Any] = {"global": {"monitoring": {"mode": "operator", "url": URL}}}
@@ -159,6 +171,39 @@ def test_the_operators_prometheus_reaches_metrics_from_its_namespace() -> None:
     assert client["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "prometheus"}
     assert client["namespaceSelector"] == {}
     assert not of_kind(objects({"global": {"networkPolicy": {"enabled": False}}}), "NetworkPolicy")
+
+
+def admits(policy: Object, port: dict[str, Any], client: dict[str, str]) -> bool:
+    """Whether a policy lets pods with these labels, of another namespace, reach a port of a container."""
+    for rule in policy["spec"].get("ingress", []):
+        peers = rule.get("from", [{"namespaceSelector": {}}])
+        elsewhere = [peer for peer in peers if peer.get("namespaceSelector") == {}]
+        known = [peer.get("podSelector", {}).get("matchLabels", {}).items() <= client.items() for peer in elsewhere]
+        if any(known) and {port["containerPort"], port.get("name")} & {each["port"] for each in rule["ports"]}:
+            return True
+    return False
+
+
+def test_the_operators_prometheus_reaches_every_port_that_is_scraped() -> None:
+    """By the annotations of pods, which its jobs read; and the probe, which it asks."""
+    found = objects()
+    shut = []
+    for maker in pod_makers(found):
+        template = pod_template(maker)
+        wanted = annotations(template).get("prometheus.io/port")
+        wanted = "9115" if maker["metadata"]["name"] == "iml4e-prometheus-probe" else wanted
+        policies = [
+            each
+            for each in of_kind(found, "NetworkPolicy")
+            if selects(each["spec"]["podSelector"]["matchLabels"], labels(template))
+        ]
+        ports = [port for each in containers([maker]) for port in each.spec.get("ports", [])]
+        for port in ports:
+            if str(port["containerPort"]) == wanted and not any(
+                admits(policy, port, {"app.kubernetes.io/name": "prometheus"}) for policy in policies
+            ):
+                shut.append(f"{kind_and_name(maker)} {wanted}")
+    assert shut == []
 
 
 def test_missing_definitions_are_told_before_helm_stumbles() -> None:

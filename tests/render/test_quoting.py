@@ -53,6 +53,10 @@ MORE: dict[str, dict[str, Any]] = {
         "runtimes": {"mlflow": {"nodeSelector": {"disk": "some"}}},
     },
 }
+for _part in EVERY:
+    MORE.setdefault(_part, {})
+    MORE[_part] |= {"podLabels": {"team": "some"}, "podAnnotations": {"note": "some"}, "priorityClassName": "some"}
+    MORE[_part].setdefault("extraEnv", [{"name": "NOTE", "value": "some"}])
 #: Shared facts that a section's values need.
 SETTING: dict[str, dict[str, Any]] = {
     "gateway": {"global": {"publicUrl": "https://localhost:30443"}},
@@ -162,10 +166,6 @@ def said(node: Any, replacements: dict[str, str]) -> Any:
     return node
 
 
-#: Parts of whose values none is free text.
-WITHOUT_TEXT = ("home",)
-
-
 def differences(wanted: Any, there: Any, path: str) -> Iterator[str]:
     """Where two objects are not the same, with both sides."""
     if isinstance(wanted, dict) and isinstance(there, dict) and wanted.keys() == there.keys():
@@ -188,18 +188,27 @@ def changes(plain: list[Any], ambiguous: list[Any], replacements: dict[str, str]
     return found
 
 
-@pytest.mark.parametrize("word", WORDS)
 @pytest.mark.parametrize("name", ["global", *EVERY])
-def test_values_arrive_as_they_were_given(name: str, word: str) -> None:
-    places = accepted(name, word)
-    assert bool(places) == (name not in WITHOUT_TEXT)
+def test_a_part_with_text_among_its_values_is_tried(name: str) -> None:
+    assert all(accepted(name, word) for word in WORDS)
+
+
+@pytest.mark.parametrize("word", WORDS)
+@pytest.mark.parametrize("names", [["global"], EVERY], ids=["shared facts", "parts"])
+def test_values_arrive_as_they_were_given(names: list[str], word: str) -> None:
+    """All parts at once: what a value of one part changes is told by the object's name."""
+    places = {name: accepted(name, word) for name in names}
     rendered = []
     for text in (PLAIN, word):
-        _, values = section(name)
-        for path in places:
-            values = put(values, path, text)
-        rendered.append(objects(helm.render_text(values=merge(SETTING.get(name, {}), {name: values}))))
-    assert json.dumps(rendered[0]).count(PLAIN) >= len(places) // 2, "the text is hardly seen in the objects"
+        together: dict[str, Any] = {}
+        for name in names:
+            _, values = section(name)
+            for path in places[name]:
+                values = put(values, path, text)
+            together = merge(merge(SETTING.get(name, {}), together), {name: values})
+        rendered.append(objects(helm.render_text(values=together)))
+    seen = json.dumps(rendered[0]).count(PLAIN)
+    assert seen >= sum(map(len, places.values())) // 2, "the text is hardly seen in the objects"
     assert changes(*rendered, {PLAIN: word}) == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -40,7 +41,9 @@ def promtool(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(promtool: Path, folder: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
     """Run promtool beside the rules."""
     (folder / "rules.yaml").write_text(rules())
-    return subprocess.run([promtool, *words], cwd=folder, capture_output=True, text=True, check=False)
+    # less garbage collection takes a third less time
+    env = {"GOGC": "400", **os.environ}
+    return subprocess.run([promtool, *words], cwd=folder, capture_output=True, text=True, check=False, env=env)
 
 
 def test_rules_are_as_prometheus_wants_them(promtool: Path, tmp_path: Path) -> None:

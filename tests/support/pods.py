@@ -11,6 +11,7 @@ from support.helm import merged, render
 from support.objects import (
     COMPONENT,
     Object,
+    containers,
     find,
     kind_and_name,
     labels,
@@ -29,6 +30,8 @@ ON: dict[str, Any] = {
 #: What Kubeflow Pipelines itself states for its two containers.
 DRIVER = {"requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"cpu": "500m", "memory": "512Mi"}}
 LAUNCHER = {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"cpu": "500m", "memory": "128Mi"}}
+#: Containers that other programs make: JSON of KServe and settings of Argo, by what they are for.
+MADE_BY_OTHERS = ("agent", "batcher", "logger", "router", "storageInitializer")
 RESTRICTED = {
     "allowPrivilegeEscalation": False,
     "capabilities": {"drop": ["ALL"]},
@@ -46,6 +49,22 @@ def pod_specs(objects: tuple[Object, ...]) -> dict[str, tuple[str, dict[str, Any
     found["podSpecPatch"] = ("runs", yaml.safe_load(argo["workflowDefaults"]["spec"]["podSpecPatch"]))
     job = find(objects, "ConfigMap", "iml4e-runner")["data"]["JOB_POD_SPEC"]
     return {**found, "JOB_POD_SPEC": ("jobs", json.loads(job))}
+
+
+def stated(objects: tuple[Object, ...]) -> dict[str, dict[str, Any]]:
+    """Resources of every container that comes from a render, ConfigMaps included."""
+    found = {container.name: container.spec["resources"] for container in containers(objects)}
+    kserve = find(objects, "ConfigMap", "inferenceservice-config")["data"]
+    settings = {name: json.loads(kserve[name]) for name in MADE_BY_OTHERS}
+    settings["inferenceService"] = json.loads(kserve["inferenceService"])["resource"]
+    for name, setting in settings.items():
+        found[name] = {
+            f"{kind}s": {what: setting[f"{what}{kind.capitalize()}"] for what in ("cpu", "memory")}
+            for kind in ("request", "limit")
+        }
+    argo = yaml.safe_load(find(objects, "ConfigMap", "iml4e-pipelines-argo")["data"]["config"])
+    found |= {name: argo[name]["resources"] for name in ("executor", "mainContainer")}
+    return {**found, "Job": json.loads(find(objects, "ConfigMap", "iml4e-runner")["data"]["JOB_RESOURCES"])}
 
 
 def steps(objects: tuple[Object, ...]) -> dict[str, dict[str, Any]]:

@@ -192,6 +192,7 @@ def test_no_mlflow_run_stays_open_when_a_step_ends_badly(tmp_path: Path, how: st
         process.terminate()
     told, _ = process.communicate(timeout=120)
     assert process.returncode, told
+    assert marker.exists(), told
     left = [each.parent.name for each in Path("/proc").glob("[0-9]*/cmdline") if names(each, str(marker))]
     assert left == [], "processes of the step"
     mlflow = MlflowClient(store)

@@ -89,6 +89,16 @@ Release name {{ $name }} cannot be used: names of objects begin with it, so it n
 {{- $read := include "iml4e.secretsRead" . | fromYaml }}
 {{- $s3 := tpl .Values.global.s3.endpoint . | urlParse }}
 {{- with .Subcharts.minio }}
+{{- $buckets := list }}
+{{- range .Values.buckets }}
+{{- if .expire }}
+{{- $name := tpl .name $.Subcharts.minio }}
+{{- if has $name $buckets }}
+minio.buckets has rules of expiry for {{ $name }} in two entries: give one entry all of its rules.
+{{- end }}
+{{- $buckets = append $buckets $name }}
+{{- end }}
+{{- end }}
 {{- $names := list }}
 {{- $made := list }}
 {{- range $each := .Values.consumers }}
