@@ -65,6 +65,8 @@ def up() -> None:
     for name in ("kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy"):
         processes.start_and_wait(every[name])
     _add_ons()
+    # asks for the address of the node, which the kubelet writes
+    processes.start_and_wait(every["kube-router"])
     with console.step("wait for the node and its add-ons"):
         log = every["kubelet"].log
         console.wait_until(

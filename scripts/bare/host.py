@@ -2,7 +2,7 @@
 
 import json
 import os
-import shlex
+import re
 import shutil
 import signal
 import subprocess
@@ -44,6 +44,16 @@ MASQUERADE = (
     "-j",
     "MASQUERADE",
 )
+#: Lines of `iptables-save` that the cluster's programs wrote: chains, their rules, and jumps to them.
+OF_THE_CLUSTER = re.compile(r"(^:|-A |-j |-g )KUBE-")
+#: kube-router answers a refused connection, and a pod is known to it a second after its start: the first connection of the
+#: pod would fail. Without the answer (ICMP, whose payload names a pod as destination) the pod's kernel asks again.
+NO_ANSWER = (
+    "OUTPUT",
+    *("-d", POD_RANGE, "-p", "icmp", "--icmp-type", "port-unreachable"),
+    *("-m", "u32", "--u32", "44&0xFFFF0000=0xC6120000"),
+    *("-m", "comment", "--comment", "iml4e", "-j", "DROP"),
+)
 
 
 def prepare() -> None:
@@ -58,6 +68,9 @@ def prepare() -> None:
     console.run(["ip", "address", "replace", f"{NODE_ADDRESS}/32", "dev", "lo"])
     if subprocess.run(["iptables", "-w", "-t", "nat", "-C", *MASQUERADE], capture_output=True).returncode:
         console.run(["iptables", "-w", "-t", "nat", "-A", *MASQUERADE])
+    if subprocess.run(["iptables", "-w", "-t", "mangle", "-C", *NO_ANSWER], capture_output=True).returncode:
+        # a kernel without this match refuses at once, which is right as well
+        subprocess.run(["iptables", "-w", "-t", "mangle", "-A", *NO_ANSWER], capture_output=True)
 
 
 def _note() -> None:
@@ -87,8 +100,9 @@ def restore() -> None:
         console.Failure: a mount below the state folder is in use.
     """
     host = json.loads(NOTE.read_text())
-    while not subprocess.run(["iptables", "-w", "-t", "nat", "-D", *MASQUERADE], capture_output=True).returncode:
-        pass
+    for table, rule in (("nat", MASQUERADE), ("mangle", NO_ANSWER)):
+        while not subprocess.run(["iptables", "-w", "-t", table, "-D", *rule], capture_output=True).returncode:
+            pass
     _remove_firewall_chains()
     subprocess.run(["ip", "link", "delete", BRIDGE], capture_output=True)
     subprocess.run(["ip", "address", "delete", f"{NODE_ADDRESS}/32", "dev", "lo"], capture_output=True)
@@ -161,14 +175,17 @@ def _kill(pids: list[int]) -> None:
 
 
 def _remove_firewall_chains() -> None:
-    """Remove the chains that the kubelet leaves; they are ours, since its port was ours."""
+    """Remove the chains and sets of kubelet, kube-proxy and kube-router; they are ours, since their ports were ours.
+
+    One transaction a table: kube-router alone writes ten rules for each pod.
+    """
     for program in ("iptables", "ip6tables"):
         for table in ("mangle", "nat", "filter"):
-            command = [program, "-w", "-t", table]
-            listing = subprocess.run([*command, "-S"], capture_output=True, text=True).stdout.splitlines()
-            for rule in (shlex.split(line) for line in listing if line.startswith("-A") and "-j KUBE-" in line):
-                subprocess.run([*command, "-D", *rule[1:]], capture_output=True)
-            chains = [line.split()[1] for line in listing if line.startswith("-N KUBE-")]
-            for action in ("-F", "-X"):
-                for chain in chains:
-                    subprocess.run([*command, action, chain], capture_output=True)
+            saved = subprocess.run([f"{program}-save", "-c", "-t", table], capture_output=True, text=True).stdout
+            kept = [line for line in saved.splitlines(keepends=True) if not OF_THE_CLUSTER.search(line)]
+            if len(kept) < len(saved.splitlines()):
+                subprocess.run([f"{program}-restore", "-w", "-c"], input="".join(kept), text=True, capture_output=True)
+    if shutil.which("ipset"):
+        for name in subprocess.run(["ipset", "list", "-name"], capture_output=True, text=True).stdout.split():
+            if name.startswith(("KUBE-SRC-", "KUBE-DST-")):
+                subprocess.run(["ipset", "destroy", name], capture_output=True)

@@ -15,6 +15,7 @@ Needs PyYAML, which the environment of the harness has.
 | removed values in the schemas                              | files/removed.yaml of the umbrella                           |
 | files/values.yaml of the umbrella                          | the umbrella's values.yaml                                   |
 | docs/values.md                                             | all values.yaml                                              |
+| NetworkPolicies, _flows.tpl, the table in docs/security.md | flows.yaml of the umbrella                                   |
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ import yaml
 
 from scripts.common import console
 from scripts.common.paths import REPO
+from scripts.harness import flows
 
 CHART = REPO / "charts" / "iml4e"
 #: Longest line of a written JSON file.
@@ -385,7 +387,7 @@ def document() -> str:
 
 def written() -> dict[Path, str]:
     """Every file that this program writes, with its content."""
-    files: dict[Path, str] = {}
+    files = flows.policies()
     umbrella = json.loads((CHART / "values.schema.json").read_text())
     umbrella["required"] = ["global", *parts()]
     for name in set(umbrella["properties"]) - set(parts()):
@@ -400,6 +402,7 @@ def written() -> dict[Path, str]:
     files[CHART / "values.schema.json"] = dumps(umbrella) + "\n"
     files[CHART / "files" / "values.yaml"] = names()
     files[REPO / "docs" / "values.md"] = document()
+    files[flows.SECURITY] = flows.document()
     return files
 
 
