@@ -6,7 +6,6 @@ import functools
 import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -206,7 +205,9 @@ def table() -> tuple[dict[str, Pods], tuple[Flow, ...]]:
 def covered(flow: Flow) -> bool:
     """Whether clients or everybody may do what a row says."""
     _, flows = table()
-    wider = [each for each in flows if each.to == flow.to and {"clients", "everywhere"} & set(each.sources)]
+    wider = [
+        each for each in flows if each.to == flow.to and not each.when and {"clients", "everywhere"} & set(each.sources)
+    ]
     if any(not each.ports for each in wider):
         return True
     return bool(flow.ports) and set(flow.ports) <= {port for each in wider for port in each.ports}
