@@ -28,6 +28,7 @@ GROUPS = {
     "gateways": "gateway",
     "nodes": "nodes",
     "outside": "addresses outside the cluster",
+    "proxy": "the addresses of `pipelines.proxy`",
     "dns": "DNS",
     "api": "the Kubernetes API",
 }
@@ -184,6 +185,9 @@ def table() -> tuple[dict[str, Pods], tuple[Flow, ...]]:
         name: Pods(name, called=row.pop("is", name), **row)
         for name, row in ((n, dict(r)) for n, r in read["pods"].items())
     }
+    for row in read["flows"]:
+        if unknown := set(row) - {"from", "to", "ports", "when", "why"}:
+            raise console.Failure(f"flows.yaml has a row with {', '.join(sorted(unknown))}.", "Quote text with commas.")
     flows = tuple(
         Flow(tuple(row["from"]), row["to"], row["why"], tuple(row.get("ports", ())), row.get("when", ""))
         for row in read["flows"]
@@ -304,6 +308,12 @@ def to_group(flow: Flow) -> str:
                 f'    {{{{- if has "*" . }}}}\n{star.replace(".Release", "$.Release")}    {{{{- else }}}}\n    {{{{- range . }}}}\n{one}'
                 "    {{- end }}\n    {{- end }}\n{{- end }}\n"
             )
+        case "proxy":
+            return (
+                f"# {flow.why}\n{{{{- range list .Values.proxy.http .Values.proxy.https | compact | uniq }}}}\n"
+                '{{- include "pipelines.egress" (dict "pods" "" "service" "" "address" . "Release" $.Release\n'
+                '  "outside" $.Values.global.networkPolicy.outside.blocks) | nindent 4 }}\n{{- end }}\n'
+            )
         case "nodes":
             return rule(flow, "to", "")
         case "outside":
@@ -411,7 +421,7 @@ def document() -> str:
     known, flows = table()
 
     def called(name: str) -> str:
-        return GROUPS.get(name) or (f"{name} ({known[name].called})" if known[name].called != name else name)
+        return GROUPS.get(name) or name
 
     rows = ["| from | to | ports of the pods | for |", "| --- | --- | --- | --- |"]
     for flow in flows:
@@ -422,11 +432,13 @@ def document() -> str:
             ".Values.tls.enabled": "`gateway.tls.enabled`",
             ".Values.alertmanager.config.receivers": "receivers",
         }.get(flow.when)
-        listed = {"dns": "`networkPolicy.dns.ports`", "api": "`networkPolicy.apiServer.ports`"}.get(
+        listed = {"proxy": "theirs", "dns": "`networkPolicy.dns.ports`", "api": "`networkPolicy.apiServer.ports`"}.get(
             flow.to, numbers or "all"
         )
         why = flow.why + (f", with {only}" if only else "")
         rows.append(f"| {', '.join(map(called, flow.sources))} | {called(flow.to)} | {listed} | {why} |")
+    legend = [f"{pods.name}: {pods.called}" for pods in known.values() if pods.called != pods.name]
+    rows += ["", f"{'; '.join(legend)}."]
     before, _, rest = SECURITY.read_text().partition(START)
     _, _, after = rest.partition(END)
     return before + START + "\n" + "\n".join(rows) + "\n\n" + END + after

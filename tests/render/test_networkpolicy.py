@@ -193,6 +193,16 @@ def test_port_of_an_address_elsewhere(endpoint: str, port: int) -> None:
     assert port == 9000 or "9000" not in rules("mlflow", "egress", values)
 
 
+def test_proxy_of_steps() -> None:
+    values = {
+        "pipelines": {"proxy": {"http": "http://proxy.example.org:3128", "https": "http://proxy.example.org:3128"}}
+    }
+    for name in ("pipelines", "pipelines-steps"):
+        proxied = [rule for rule in policy(name, values)["egress"] if "3128" in json.dumps(rule)]
+        assert len(proxied) == 1
+        assert "ipBlock" in json.dumps(proxied)
+
+
 @pytest.mark.parametrize("suffix", ["", ".cluster.local", "."])
 def test_own_services_by_their_long_names(suffix: str) -> None:
     values = {"global": {"s3": {"endpoint": f"http://iml4e-minio.iml4e.svc{suffix}:9000"}}}
