@@ -65,8 +65,6 @@ def up() -> None:
     for name in ("kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy"):
         processes.start_and_wait(every[name])
     _add_ons()
-    # asks for the address of the node, which the kubelet writes
-    processes.start_and_wait(every["kube-router"])
     with console.step("wait for the node and its add-ons"):
         log = every["kubelet"].log
         console.wait_until(
@@ -86,6 +84,8 @@ def up() -> None:
                 120,
                 cure=f"Look at it with `{BIN}/kubectl --kubeconfig {KUBECONFIG} -n kube-system describe pods`.",
             )
+    # asks for the node's address, which the kubelet has written
+    processes.start_and_wait(every["kube-router"])
 
 
 def status() -> None:

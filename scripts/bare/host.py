@@ -100,10 +100,7 @@ def restore() -> None:
         console.Failure: a mount below the state folder is in use.
     """
     host = json.loads(NOTE.read_text())
-    for table, rule in (("nat", MASQUERADE), ("mangle", NO_ANSWER)):
-        while not subprocess.run(["iptables", "-w", "-t", table, "-D", *rule], capture_output=True).returncode:
-            pass
-    _remove_firewall_chains()
+    remove_rules()
     subprocess.run(["ip", "link", "delete", BRIDGE], capture_output=True)
     subprocess.run(["ip", "address", "delete", f"{NODE_ADDRESS}/32", "dev", "lo"], capture_output=True)
     for mount in sorted(_mounts(), key=len, reverse=True):
@@ -174,11 +171,14 @@ def _kill(pids: list[int]) -> None:
             continue
 
 
-def _remove_firewall_chains() -> None:
-    """Remove the chains and sets of kubelet, kube-proxy and kube-router; they are ours, since their ports were ours.
+def remove_rules() -> None:
+    """Remove our rules, and the chains and sets of kubelet, kube-proxy and kube-router: ours, since their ports were ours.
 
     One transaction a table: kube-router alone writes ten rules for each pod.
     """
+    for table, rule in (("nat", MASQUERADE), ("mangle", NO_ANSWER)):
+        while not subprocess.run(["iptables", "-w", "-t", table, "-D", *rule], capture_output=True).returncode:
+            pass
     for program in ("iptables", "ip6tables"):
         for table in ("mangle", "nat", "filter"):
             saved = subprocess.run([f"{program}-save", "-c", "-t", table], capture_output=True, text=True).stdout
