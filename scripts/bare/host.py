@@ -46,12 +46,13 @@ MASQUERADE = (
 )
 #: Lines of `iptables-save` that the cluster's programs wrote: chains, their rules, and jumps to them.
 OF_THE_CLUSTER = re.compile(r"(^:|-A |-j |-g )KUBE-")
-#: kube-router answers a refused connection, and a pod is known to it a second after its start: the first connection of the
-#: pod would fail. Without the answer (ICMP, whose payload names a pod as destination) the pod's kernel asks again.
+#: kube-router answers a refused connection, and learns of a pod a second after its start: the pod's first connections would
+#: fail. Without the answer, the pod's kernel asks again. The answer is ICMP whose payload has 198.18.0.0/16 or 198.19.128.0/17
+#: as destination, pods and nodes; kube-proxy's for Services without endpoints stay.
 NO_ANSWER = (
     "OUTPUT",
-    *("-d", POD_RANGE, "-p", "icmp", "--icmp-type", "port-unreachable"),
-    *("-m", "u32", "--u32", "44&0xFFFF0000=0xC6120000"),
+    *("-d", "198.18.0.0/15", "-p", "icmp", "--icmp-type", "port-unreachable"),
+    *("-m", "u32", "--u32", "44=0xC6120000:0xC612FFFF,0xC6138000:0xC613FFFF"),
     *("-m", "comment", "--comment", "iml4e", "-j", "DROP"),
 )
 
