@@ -263,10 +263,11 @@ def test_what_is_outside_for_steps_and_models() -> None:
     metadata = "169.254.169.254/32"
     assert metadata in rules("pipelines-steps", "egress")
     assert metadata in rules("demo", "egress")
-    assert "ipBlock" not in rules("kserve-models", "egress")
-    some = network_policy(outside={"stepPorts": [], "modelPorts": [443]})
+    assert metadata in rules("kserve-models", "egress")
+    some = network_policy(outside={"stepPorts": [], "modelPorts": [8443]})
     assert "ipBlock" not in rules("pipelines-steps", "egress", some)
-    assert metadata in rules("kserve-models", "egress", some)
+    assert '{"port": 8443, "protocol": "TCP"}' in rules("kserve-models", "egress", some)
+    assert "ipBlock" not in rules("kserve-models", "egress", network_policy(outside={"modelPorts": []}))
 
 
 def test_alertmanager_sends_messages_where_it_has_receivers() -> None:
