@@ -16,15 +16,21 @@ from .node import BRIDGE, NODE_ADDRESS, POD_RANGE, write
 
 #: The host as it was before the first change.
 NOTE = STATE / "host.json"
-#: What the node's programs change in the kernel; `down` puts it back.
+#: Kernel settings of the node. A connection to 127.0.0.1 that kube-proxy rejects, since the gateway has no pod just then, stays in
+#: conntrack as one without a pod: for the time of an unanswered SYN (120 s) each new connection from the same port is refused.
+SETTINGS = {
+    "net/ipv4/ip_forward": "1",
+    "net/bridge/bridge-nf-call-iptables": "1",
+    "net/netfilter/nf_conntrack_tcp_timeout_syn_sent": "10",
+}
+#: What the node and its programs change in the kernel; `down` puts it back.
 SYSCTLS = (
+    *SETTINGS,
     "kernel/keys/root_maxbytes",
     "kernel/keys/root_maxkeys",
     "kernel/panic",
     "kernel/panic_on_oops",
-    "net/bridge/bridge-nf-call-iptables",
     "net/ipv4/conf/all/route_localnet",
-    "net/ipv4/ip_forward",
     "vm/overcommit_memory",
     "vm/panic_on_oom",
 )
@@ -59,13 +65,13 @@ NO_ANSWER = (
 
 def prepare() -> None:
     """Note what the host looks like, then set up forwarding, the node's address and masquerading."""
-    _note()
     if shutil.which("modprobe"):
-        subprocess.run(["modprobe", "-a", "br_netfilter", "overlay"], capture_output=True)
-    for name in ("net/ipv4/ip_forward", "net/bridge/bridge-nf-call-iptables"):
+        subprocess.run(["modprobe", "-a", "br_netfilter", "nf_conntrack", "overlay"], capture_output=True)
+    _note()
+    for name, value in SETTINGS.items():
         path = Path("/proc/sys") / name
-        if path.exists() and path.read_text().strip() != "1":
-            path.write_text("1")
+        if path.exists() and path.read_text().strip() != value:
+            path.write_text(value)
     console.run(["ip", "address", "replace", f"{NODE_ADDRESS}/32", "dev", "lo"])
     if subprocess.run(["iptables", "-w", "-t", "nat", "-C", *MASQUERADE], capture_output=True).returncode:
         console.run(["iptables", "-w", "-t", "nat", "-A", *MASQUERADE])

@@ -106,6 +106,9 @@ def every_process() -> tuple[Process, ...]:
                 f"--service-account-private-key-file={PKI / 'sa.key'}",
                 "--use-service-account-credentials",
                 "--leader-elect=false",
+                # The clock of a node's lease goes on while the API server is away. With leader election the controller would start
+                # anew, and its clocks; without, 50 s (the default) took every pod out of its Service after an outage of 30 s.
+                "--node-monitor-grace-period=90s",
             ),
             lambda: port_taken(10257),
         ),

@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,9 @@ import requests
 
 from scripts.bare import processes
 from scripts.common import console
-from support.helm import REPO
+from scripts.common.paths import STATE
+from support.helm import RELEASE, REPO
+from support.k8s import Cluster
 
 PYTHON = "/usr/bin/python3"
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make the machine look like that")
@@ -74,6 +77,38 @@ def test_taken_port(folder: Path) -> None:
             listener.bind(("127.0.0.1", 10259))
             listener.listen()
         assert_one_sentence(up(IML4E_STATE=str(folder / "state")), "port ")
+
+
+def test_a_port_that_was_refused_without_a_pod_connects_once_there_is_one(cluster: Cluster, unique: str) -> None:
+    """On 127.0.0.1 a rejected connection stays in conntrack: a client that takes the same port again must not be refused for minutes."""
+    if not (STATE / "admin.conf").samefile(cluster.config):
+        pytest.skip("the node of this cluster is not this machine")
+    own = {"app.kubernetes.io/instance": RELEASE}
+    ports = [{"port": 80, "targetPort": 8000}]
+    service = {"type": "NodePort", "selector": {"nobody": "there"}, "ports": ports}
+    metadata = {"name": unique, "namespace": cluster.namespace}
+    cluster.apply({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": service})
+    try:
+        (port,) = cluster.get("v1", "Service", unique)["spec"]["ports"]
+
+        def connect(source: int = 0) -> int:
+            """Connect from a port of this machine; it is 0 that says success."""
+            with socket.socket() as client:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                client.bind(("127.0.0.1", source))
+                client.settimeout(2)
+                source = client.getsockname()[1]
+                return 0 if client.connect_ex(("127.0.0.1", port["nodePort"])) == 0 else source
+
+        time.sleep(3)  # until kube-proxy rejects: before that the kernel refuses, and remembers nothing
+        refused = connect()
+        service["selector"] = {**own, "app.kubernetes.io/name": "gateway"}
+        cluster.apply({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": service})
+        cluster.wait("the Service to have a pod", lambda: connect() == 0, 30)
+        time.sleep(11)
+        assert connect(refused) == 0
+    finally:
+        cluster.delete("v1", "Service", unique)
 
 
 @pytest.fixture

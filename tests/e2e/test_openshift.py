@@ -12,7 +12,7 @@ from support.k8s import Cluster, is_ready
 from support.openshift import FIRST
 from support.pods import whole
 
-pytestmark = [pytest.mark.disruptive, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.own_release, pytest.mark.timeout(300)]
 
 NAME = "openshift"
 PLATFORM: dict[str, Any] = {
@@ -32,8 +32,14 @@ def there(cluster: Cluster) -> Iterator[Cluster]:
     if not cluster.has(openshift.API, "MutatingAdmissionPolicy"):
         pytest.skip(f"the imitation needs MutatingAdmissionPolicy of {openshift.API}: Kubernetes 1.36")
     with releases.namespace(cluster, NAME, *openshift.policies(NAME)) as namespace:
-        fixed = whole("laptop")["StatefulSet/iml4e-mariadb"]
-        releases.wait_until("the policies to count", lambda: "range" in releases.refused(namespace, fixed))
+        pod = "StatefulSet/iml4e-mariadb"
+        fixed, free = whole("laptop")[pod], whole("laptop", PLATFORM)[pod]
+
+        def assigned() -> bool:
+            return "runAsUser" in releases.admit(namespace, free)["spec"]["securityContext"]
+
+        releases.wait_until("the policies to refuse users", lambda: "range" in releases.refused(namespace, fixed))
+        releases.wait_until("the policies to assign users", assigned)
         yield namespace
 
 
