@@ -23,7 +23,7 @@ import (
 
 func main() {
 	config := options.NewKubeRouterConfig()
-	config.EnableIPv6 = false
+	config.EnableIPv4 = true
 	config.ClusterIPCIDRs = make([]string, 1)
 	klog.InitFlags(nil)
 	flag.StringVar(&config.Kubeconfig, "kubeconfig", "", "kubeconfig of an account that lists and watches pods, namespaces, NetworkPolicies and nodes")
