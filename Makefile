@@ -51,7 +51,7 @@ render: setup ## Test the chart without a cluster
 unit: setup ## Test the Python code without a cluster
 	@.venv/bin/pytest -q tests/unit
 e2e: setup up ## Test the running platform; install or upgrade the platform first
-	@KUBECONFIG=$${KUBECONFIG:-$(IML4E_STATE)/admin.conf} .venv/bin/pytest -q -n 2 --dist loadgroup tests/e2e
+	@KUBECONFIG=$${KUBECONFIG:-$(IML4E_STATE)/admin.conf} .venv/bin/pytest -q -n 2 --dist loadscope tests/e2e
 bench: setup ## Compare the model server with others; writes docs/measured-model-server.md
 	@scripts/bench
 load: setup ## Put load on every service; report in reports/load (SHAPE=steady|ramp|spike|soak USERS=16 TIME=60s)

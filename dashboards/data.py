@@ -93,8 +93,8 @@ def board() -> Board:
             Query("sum by (bucket) (minio_cluster_usage_buckets_objects_count)"),
             columns=(
                 Column("bucket", "Bucket"),
-                Column("A", "Size", "bytes"),
-                Column("B", "Objects", "short"),
+                Column("A", "Size", "bytes", width=90),
+                Column("B", "Objects", "short", width=90),
             ),
             sort="Size",
             width=8,

@@ -176,7 +176,7 @@ def board() -> Board:
         ),
         course(
             "Runs, experiments, pipelines",
-            "What the Pipelines API made since its last start.",
+            "Change since the last start of the Pipelines API: what is deleted counts down.",
             "none",
             Query("sum(run_server_create_requests)", "runs created"),
             Query("sum(experiment_server_run_count)", "experiments"),

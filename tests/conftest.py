@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 HERE = Path(__file__).parent
 
@@ -16,14 +18,21 @@ os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test's folder is its suite: e2e tests bear the marker, and those that disturb the release run last.
-
-    Two workers share the cluster (`pytest -n 2 --dist loadgroup`): one has the tests of the release, in their order, the other those
-    with a release of their own.
-    """
+    """A test's folder is its suite: e2e tests bear the marker, and those that disturb the release run last."""
     for item in items:
         if item.path.is_relative_to(HERE / "e2e"):
             item.add_marker("e2e")
-            own = item.get_closest_marker("own_release")
-            item.add_marker(pytest.mark.xdist_group("own releases" if own else "the release"))
     items.sort(key=lambda item: item.get_closest_marker("disruptive") is not None)
+
+
+class ByFolder(LoadScopeScheduling):
+    """A worker for each folder of tests, which runs its tests in order."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return nodeid.split("::")[0].rpartition("/")[0]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFolder | None:
+    """`-n 2 --dist loadscope` on the cluster: tests of the release, and beside them those with a release of their own."""
+    return ByFolder(config, log) if config.getvalue("dist") == "loadscope" else None

@@ -387,10 +387,19 @@ def _quota(lab: Lab) -> list[Object]:
 
 
 def _quota_of_limits(lab: Lab) -> list[Object]:
-    return [
-        lab.thing("v1", "ResourceQuota", "short-jobs", spec={"hard": {"limits.cpu": "1"}, "scopes": ["Terminating"]}),
-        lab.job("limitless", pod={"activeDeadlineSeconds": 600}),
-    ]
+    hard = {"limits.cpu": "1"}
+    return [lab.thing("v1", "ResourceQuota", "short-jobs", spec={"hard": hard, "scopes": ["Terminating"]})]
+
+
+def _limitless(lab: Lab) -> None:
+    """A Job whose pod comes when the quota counts: before that, it would be admitted."""
+
+    def counts() -> bool:
+        quota = lab.cluster.get("v1", "ResourceQuota", "short-jobs") or {}
+        return "hard" in quota.get("status", {})
+
+    lab.cluster.wait("the quota to count", counts, 60)
+    lab.cluster.apply(lab.job("limitless", pod={"activeDeadlineSeconds": 600}))
 
 
 def _range(lab: Lab) -> list[Object]:
@@ -488,7 +497,7 @@ TOGETHER = [
     # pods that are refused
     Case("security", "Deployment root", ("violates PodSecurity",), lambda lab: [lab.deployment("root", securityContext={"privileged": True})]),
     Case("quota", "Deployment quota", ("exceeded quota: no-gpus",), _quota),
-    Case("quota-limits", "Job limitless", ("must specify limits.cpu",), _quota_of_limits),
+    Case("quota-limits", "Job limitless", ("must specify limits.cpu",), _quota_of_limits, _limitless),
     Case("limit-range", "Deployment large", ("maximum memory usage per Container is 200Gi",), _range),
     Case("account", "Deployment nobody", ('serviceaccount "nobody" not found',), lambda lab: [lab.deployment("nobody", pod={"serviceAccountName": "nobody"})]),
     Case("priority", "Deployment important", ("no PriorityClass with name very-important",), lambda lab: [lab.deployment("important", pod={"priorityClassName": "very-important"})]),

@@ -91,6 +91,33 @@ def test_a_request_to_the_pages_own_address_is_not_cross_origin(host: str, origi
     assert (b"origin" not in seen) is passes
 
 
+@pytest.mark.parametrize(("status", "read"), [(403, 2), (200, 0)])
+def test_a_refusal_is_one_piece_after_the_request_is_read(status: int, read: int) -> None:
+    """A gateway that still sends the body cut one of a hundred refusals after their headers."""
+    order: list[Any] = []
+    parts = [{"type": "http.request", "body": b"a", "more_body": True}, {"type": "http.request", "body": b"b"}]
+
+    async def inner(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"text/plain")]})
+        await send({"type": "http.response.body", "body": b"not ", "more_body": True})
+        await send({"type": "http.response.body", "body": b"here"})
+
+    async def receive() -> Any:
+        order.append("read")
+        return parts.pop(0)
+
+    async def send(message: Any) -> None:
+        order.append(message)
+
+    asyncio.run(app.Refusals(inner)({"type": "http"}, receive, send))
+    assert order[:read] == ["read"] * read
+    assert "read" not in order[read:]
+    assert b"".join(each.get("body", b"") for each in order[read:]) == b"not here"
+    headers = [(b"content-type", b"text/plain"), *([(b"content-length", b"8")] if read else [])]
+    assert order[read]["headers"] == headers
+    assert len(order[read:]) == (2 if read else 3)
+
+
 class Server:
     """An application that answers with one status after the other, and keeps the bodies that it was sent."""
 

@@ -56,6 +56,44 @@ class Health:
         await self.app(scope, receive, send)
 
 
+class Refusals:
+    """Reads the rest of a request that MLflow refuses, then answers in one piece: proxies that are still sending miss parts of an answer."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Pass a request on, and hold a refusal until the request is read."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        whole, start, text = False, None, bytearray()
+
+        async def read() -> dict[str, Any]:
+            nonlocal whole
+            message = await receive()
+            whole = not message.get("more_body", False)
+            return message
+
+        async def answer(message: dict[str, Any]) -> None:
+            nonlocal start
+            if message["type"] == "http.response.start" and message["status"] == HTTPStatus.FORBIDDEN:
+                start = message
+            elif start is None:
+                await send(message)
+            else:
+                text.extend(message.get("body", b""))
+                if not message.get("more_body", False):
+                    with move_on_after(STALL):
+                        while not whole:
+                            await read()
+                    headers = [header for header in start["headers"] if header[0].lower() != b"content-length"]
+                    await send({**start, "headers": [*headers, (b"content-length", b"%d" % len(text))]})
+                    await send({"type": "http.response.body", "body": bytes(text)})
+
+        await self.app(scope, read, answer)
+
+
 class SameOrigin:
     """A request to its page's own address loses its Origin, and host names lose their case.
 

@@ -9,7 +9,7 @@ import metrics
 from artifacts import Artifacts, store_error
 from botocore.exceptions import BotoCoreError, ClientError
 from flask import Response, request
-from middleware import Again, Bodies, Health, Histories, Pages, SameOrigin
+from middleware import Again, Bodies, Health, Histories, Pages, Refusals, SameOrigin
 from mlflow.server import app as flask_app
 from mlflow.server import fastapi_app, fastapi_security
 
@@ -42,6 +42,6 @@ def create() -> Any:
     mount.app = Artifacts(mount.app).router()
     for kind in (BotoCoreError, ClientError):
         flask_app.register_error_handler(kind, of_handlers)
-    for middleware in (Again, Pages, Histories, Bodies, SameOrigin, metrics.Traffic, Health):
+    for middleware in (Again, Pages, Histories, Bodies, SameOrigin, Refusals, metrics.Traffic, Health):
         app.add_middleware(middleware)
     return app

@@ -10,7 +10,7 @@ from support import releases
 from support.k8s import Cluster, is_ready
 from support.pods import whole
 
-pytestmark = [pytest.mark.own_release, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 NAME = "quota"
 #: What docs/install.md says that a laptop's platform without Kubeflow Pipelines needs, with one model and one pipeline.

@@ -12,7 +12,7 @@ import pytest
 from support import helm, releases
 from support.k8s import Cluster
 
-pytestmark = [pytest.mark.own_release, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 NAME = "earlier"
 PACKAGES = sorted((helm.REPO / "tests" / "releases").glob("iml4e-*.tgz"))

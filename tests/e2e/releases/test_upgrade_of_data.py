@@ -23,7 +23,7 @@ from kubernetes.client.exceptions import ApiException
 from support import helm
 from support.k8s import Cluster
 
-pytestmark = [pytest.mark.own_release, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
 COMMIT = "5ccae1f"
 NAME = "first"

@@ -13,7 +13,7 @@ from sklearn.datasets import load_wine
 from support import helm, releases
 from support.k8s import Cluster, Object
 
-pytestmark = [pytest.mark.own_release, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.timeout(400)
 
 #: Namespace of the Gateway and of its controller, and the release that is a guest there.
 EDGE, NAME = "e2e-edge", "e2e-guest"

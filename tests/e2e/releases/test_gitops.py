@@ -17,7 +17,7 @@ from support import helm, store
 from support.k8s import Cluster
 from support.objects import COMPONENT, Object, kind_and_name, labels
 
-pytestmark = [pytest.mark.own_release, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
 NAME = "gitops"
 SMALL = {"resources": {"requests": {"cpu": "10m", "memory": "64Mi"}}}

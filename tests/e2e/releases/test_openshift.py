@@ -12,7 +12,7 @@ from support.k8s import Cluster, is_ready
 from support.openshift import FIRST
 from support.pods import whole
 
-pytestmark = [pytest.mark.own_release, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 NAME = "openshift"
 PLATFORM: dict[str, Any] = {

@@ -12,7 +12,7 @@ from sklearn.datasets import load_wine
 from support import helm, releases
 from support.k8s import Cluster
 
-pytestmark = [pytest.mark.own_release, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
 NAME = "second"
 VALUES = {

@@ -21,7 +21,7 @@ from support import helm
 from support.certificates import pem, signed
 from support.k8s import Cluster
 
-pytestmark = [pytest.mark.own_release, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
 NAME = "private-ca"
 """Release, and its namespace."""
