@@ -132,6 +132,8 @@ def up() -> None:
                 120,
                 cure=f"Look at it with `{BIN}/kubectl --kubeconfig {KUBECONFIG} -n kube-system describe pods`.",
             )
+    # asks for the node's address, which the kubelet has written
+    processes.start_and_wait(every["kube-router"])
 
 
 def status() -> None:

@@ -1,5 +1,6 @@
 """Requirements of the cluster on a bare machine; each unmet one comes with its cure."""
 
+import gzip
 import os
 import platform
 import resource
@@ -19,6 +20,8 @@ PACKAGES = {
     # the README and the result of the demo print commands for it
     "curl": "curl",
     "ip": "iproute2",
+    # kube-router's NetworkPolicies
+    "ipset": "ipset",
     "iptables": "iptables",
     "mmdebstrap": "mmdebstrap",
     "mount": "mount",
@@ -26,6 +29,8 @@ PACKAGES = {
 }
 MEMORY_GIB, CACHE_GIB, STATE_GIB = 6, 22, 10
 INOTIFY_INSTANCES = 128
+#: Options of the kernel without which kube-router enforces nothing.
+NETWORK_POLICY = ("CONFIG_IP_SET", "CONFIG_IP_SET_HASH_IP", "CONFIG_IP_SET_HASH_NET", "CONFIG_NETFILTER_XT_SET")
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,14 @@ def _read(path: str) -> str:
         return ""
 
 
+def _kernel() -> str:
+    """Options of the running kernel; empty where the kernel does not tell."""
+    try:
+        return gzip.decompress(Path("/proc/config.gz").read_bytes()).decode()
+    except OSError:
+        return _read(f"/boot/config-{platform.release()}")
+
+
 def findings() -> Iterator[Finding]:
     """All checks, in the order in which they matter."""
     yield Finding(
@@ -92,6 +105,12 @@ def findings() -> Iterator[Finding]:
         "bridge netfilter",
         Path("/proc/sys/net/bridge").exists() or os.system("modprobe -q br_netfilter 2>/dev/null") == 0,
         "Load the kernel module br_netfilter.",
+    )
+    missing = [option for option in NETWORK_POLICY if f"{option}=" not in _kernel()]
+    yield Finding(
+        "sets of addresses in the kernel, which NetworkPolicies use",
+        not missing or not _kernel(),
+        f"Boot a kernel with {' '.join(missing)}.",
     )
     controllers = _read("/sys/fs/cgroup/cgroup.controllers") + _read("/proc/cgroups")
     yield Finding(

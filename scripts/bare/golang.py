@@ -41,6 +41,7 @@ PROGRAMS = (
         ldflags=f"-s -w {_VERSION}gitVersion={KUBERNETES_VERSION} {_VERSION}gitMajor={_MAJOR} {_VERSION}gitMinor={_MINOR}",
     ),
     Program("go.etcd.io/etcd/server/v3", ("etcd",)),
+    Program("./kube-router", ("kube-router",)),
     Program("helm.sh/helm/v4/cmd/helm", ("helm",)),
     Program(_CONTAINERD + "containerd", ("containerd",), tags="no_btrfs no_devmapper no_zfs"),
     Program(_CONTAINERD + "containerd-shim-runc-v2", ("containerd-shim-runc-v2",)),
@@ -102,7 +103,8 @@ def environment() -> dict[str, str]:
 
 def _key(program: Program, go_version: str) -> str:
     digest = hashlib.sha256(repr((program, go_version)).encode())
-    for source in sorted([MODULE / "go.mod", MODULE / "go.sum", *(MODULE / "kubernetes").glob("*.go")]):
+    own = MODULE / program.package if program.package.startswith("./") else MODULE / "kubernetes"
+    for source in sorted([MODULE / "go.mod", MODULE / "go.sum", *own.glob("*.go")]):
         digest.update(source.read_bytes())
     return digest.hexdigest()[:16]
 

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-import shlex
+import re
 import shutil
 import signal
 import subprocess
@@ -37,6 +37,17 @@ SYSCTLS = (
 )
 #: Folders outside the state that the kubelet makes by itself.
 FOLDERS = (Path("/var/lib/kubelet"), Path("/var/log/containers"))
+#: Lines of `iptables-save` that the cluster's programs wrote: chains, their rules, and jumps to them.
+OF_THE_CLUSTER = re.compile(r"(^:|-A |-j |-g )KUBE-")
+#: kube-router answers a refused connection, and learns of a pod a second after its start: the pod's first connections would
+#: fail. Without the answer, the pod's kernel asks again. The answer is ICMP whose payload has 198.18.0.0/16 or 198.19.128.0/17
+#: as destination, pods and nodes; kube-proxy's for Services without endpoints stay.
+NO_ANSWER = (
+    "OUTPUT",
+    *("-d", "198.18.0.0/15", "-p", "icmp", "--icmp-type", "port-unreachable"),
+    *("-m", "u32", "--u32", "44=0xC6120000:0xC612FFFF,0xC6138000:0xC613FFFF"),
+    *("-m", "comment", "--comment", "iml4e", "-j", "DROP"),
+)
 
 
 def prepare() -> None:
@@ -50,6 +61,9 @@ def prepare() -> None:
             path.write_text(value)
     console.run(["ip", "address", "replace", f"{NODE_ADDRESS}/32", "dev", "lo"])
     masquerade(POD_RANGE)
+    if subprocess.run(["iptables", "-w", "-t", "mangle", "-C", *NO_ANSWER], capture_output=True).returncode:
+        # a kernel without this match refuses at once, which is right as well
+        subprocess.run(["iptables", "-w", "-t", "mangle", "-A", *NO_ANSWER], capture_output=True)
 
 
 def _note() -> None:
@@ -117,11 +131,7 @@ def restore() -> None:
         console.Failure: a mount below the state folder is in use.
     """
     host = json.loads(NOTE.read_text())
-    for source in (POD_RANGE, NODES_RANGE):
-        rule = ["iptables", "-w", "-t", "nat", "-D", *_masquerading(source)]
-        while not subprocess.run(rule, capture_output=True).returncode:
-            pass
-    _remove_firewall_chains()
+    remove_rules()
     subprocess.run(["ip", "link", "delete", BRIDGE], capture_output=True)
     subprocess.run(["ip", "address", "delete", f"{NODE_ADDRESS}/32", "dev", "lo"], capture_output=True)
     for mount in sorted(_mounts(), key=len, reverse=True):
@@ -185,15 +195,22 @@ def _kill(pids: list[int]) -> None:
             continue
 
 
-def _remove_firewall_chains() -> None:
-    """Remove the chains that the kubelet leaves; they are ours, since its port was ours."""
+def remove_rules() -> None:
+    """Remove our rules, and the chains and sets of kubelet, kube-proxy and kube-router: ours, since their ports were ours.
+
+    One transaction a table: kube-router alone writes ten rules for each pod.
+    """
+    ours = [("nat", _masquerading(source)) for source in (POD_RANGE, NODES_RANGE)] + [("mangle", NO_ANSWER)]
+    for table, rule in ours:
+        while not subprocess.run(["iptables", "-w", "-t", table, "-D", *rule], capture_output=True).returncode:
+            pass
     for program in ("iptables", "ip6tables"):
         for table in ("mangle", "nat", "filter"):
-            command = [program, "-w", "-t", table]
-            listing = subprocess.run([*command, "-S"], capture_output=True, text=True).stdout.splitlines()
-            for rule in (shlex.split(line) for line in listing if line.startswith("-A") and "-j KUBE-" in line):
-                subprocess.run([*command, "-D", *rule[1:]], capture_output=True)
-            chains = [line.split()[1] for line in listing if line.startswith("-N KUBE-")]
-            for action in ("-F", "-X"):
-                for chain in chains:
-                    subprocess.run([*command, action, chain], capture_output=True)
+            saved = subprocess.run([f"{program}-save", "-c", "-t", table], capture_output=True, text=True).stdout
+            kept = [line for line in saved.splitlines(keepends=True) if not OF_THE_CLUSTER.search(line)]
+            if len(kept) < len(saved.splitlines()):
+                subprocess.run([f"{program}-restore", "-w", "-c"], input="".join(kept), text=True, capture_output=True)
+    if shutil.which("ipset"):
+        for name in subprocess.run(["ipset", "list", "-name"], capture_output=True, text=True).stdout.split():
+            if name.startswith(("KUBE-SRC-", "KUBE-DST-")):
+                subprocess.run(["ipset", "destroy", name], capture_output=True)

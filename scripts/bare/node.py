@@ -28,6 +28,7 @@ PORTS = {
     10250: "kubelet",
     10256: "kube-proxy",
     10257: "kube-controller-manager",
+    10258: "kube-router",
     10259: "kube-scheduler",
     30080: "the gateway",
 }
@@ -211,6 +212,18 @@ def workers(node: Node) -> tuple[Process, ...]:
             lambda: answers(f"http://{health}:10256/healthz"),
             within,
         ),
+        # enforces NetworkPolicies
+        Process(
+            "kube-router",
+            (
+                str(BIN / "kube-router"),
+                f"--kubeconfig={STATE / 'kube-router.conf'}",
+                f"--hostname-override={NODE}",
+                f"--service-cluster-ip-range={SERVICE_RANGE}",
+                "--healthz-bind-address=127.0.0.1:10258",
+            ),
+            lambda: answers("http://127.0.0.1:10258/healthz"),
+        ),
     )
 
 
@@ -260,12 +273,11 @@ def certificates() -> None:
             [BIN / "kubeadm", "init", "phase", "kubeconfig", "all", "--config", config, "--kubeconfig-dir", STATE],
             log=log,
         )
-    if not (STATE / "kube-proxy.conf").exists():
-        text = console.run(
-            [BIN / "kubeadm", "kubeconfig", "user", "--client-name", "system:kube-proxy", "--config", config]
-        )
-        write(STATE / "kube-proxy.conf", text)
-        (STATE / "kube-proxy.conf").chmod(0o600)
+    for name, user in (("kube-proxy.conf", "system:kube-proxy"), ("kube-router.conf", "iml4e:kube-router")):
+        if not (STATE / name).exists():
+            words = ["kubeconfig", "user", "--client-name", user, "--config", config]
+            write(STATE / name, console.run([BIN / "kubeadm", *words]))
+            (STATE / name).chmod(0o600)
 
 
 def kubeconfig(node: Node) -> None:

@@ -17,6 +17,7 @@ Needs PyYAML, which the environment of the harness has.
 | files/variables.yaml of the umbrella                       | the variables in the templates of the parts                  |
 | docs/values.md                                             | all values.yaml                                              |
 | the table of exceptions in docs/security.md                | tests/exceptions.yaml                                  |
+| NetworkPolicies, _flows.tpl, the table in docs/security.md | flows.yaml of the umbrella                                   |
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ import yaml
 
 from scripts.common import console
 from scripts.common.paths import REPO
+from scripts.harness import flows
 
 CHART = REPO / "charts" / "iml4e"
 #: Longest line of a written JSON file.
@@ -411,7 +413,7 @@ def document() -> str:
     return "\n".join(out).rstrip() + "\n"
 
 
-def security() -> str:
+def security(text: str) -> str:
     """docs/security.md with the exceptions to its rules."""
     found = yaml.safe_load(EXCEPTIONS.read_text())
     lines = ["| rule | exception | reason |", "| --- | --- | --- |"]
@@ -421,7 +423,7 @@ def security() -> str:
             for resources, why in reasons.items():
                 what = f"`{name}`" + (f": {resources}" if resources else "")
                 lines.append(f"| {rule} | {what} | {why} |")
-    before, _, rest = SECURITY.read_text().partition(BEGIN)
+    before, _, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not end:
         raise console.Failure(
@@ -432,7 +434,7 @@ def security() -> str:
 
 def written() -> dict[Path, str]:
     """Every file that this program writes, with its content."""
-    files: dict[Path, str] = {}
+    files = flows.policies()
     umbrella = json.loads((CHART / "values.schema.json").read_text())
     umbrella["required"] = ["global", *parts()]
     for name in set(umbrella["properties"]) - set(parts()):
@@ -448,7 +450,7 @@ def written() -> dict[Path, str]:
     files[CHART / "files" / "values.yaml"] = names()
     files[CHART / "files" / "variables.yaml"] = variables()
     files[REPO / "docs" / "values.md"] = document()
-    files[SECURITY] = security()
+    files[SECURITY] = security(flows.document())
     return files
 
 

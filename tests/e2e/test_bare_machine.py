@@ -150,3 +150,44 @@ def test_the_runtime_image_can_be_pushed(registry: str) -> None:
     )
     assert manifest.ok
     assert manifest.json()["layers"]
+
+
+FIREWALL = """
+import subprocess
+from scripts.bare import host
+
+def run(*words, **options):
+    return subprocess.run(words, text=True, capture_output=True, check=True, **options).stdout
+
+run("ipset", "create", "KUBE-SRC-ABC", "hash:ip")
+run("ipset", "create", "SOMEBODY", "hash:ip")
+run("iptables-restore", input="\\n".join([
+    "*filter", ":INPUT ACCEPT [0:0]", ":FORWARD DROP [0:0]", ":OUTPUT ACCEPT [0:0]", ":SOMEBODY - [0:0]",
+    ":KUBE-ROUTER-INPUT - [0:0]", ":KUBE-POD-FW-ABC - [0:0]", ":KUBE-NWPLCY-ABC - [0:0]",
+    "-A INPUT -m comment --comment \\"kube-router netpol - X\\" -j KUBE-ROUTER-INPUT",
+    "-A INPUT -s 192.0.2.1/32 -j SOMEBODY", "-A SOMEBODY -m set --match-set SOMEBODY src -j DROP",
+    "-A KUBE-ROUTER-INPUT -d 198.18.0.2/32 -j KUBE-POD-FW-ABC", "-A KUBE-POD-FW-ABC -j KUBE-NWPLCY-ABC",
+    "-A KUBE-NWPLCY-ABC -m set --match-set KUBE-SRC-ABC src -j MARK --set-xmark 0x10000/0x10000", "COMMIT", ""]))
+run("iptables", "-t", "nat", "-N", "KUBE-SERVICES")
+run("iptables", "-t", "nat", "-A", "PREROUTING", "-j", "KUBE-SERVICES")
+before = run("iptables", "-w", "-t", "mangle", "-S")
+run("iptables", "-w", "-t", "mangle", "-A", *host.NO_ANSWER)
+host.remove_rules()
+assert run("iptables", "-w", "-t", "mangle", "-S") == before
+left = run("iptables-save") + run("ipset", "list", "-name")
+assert "KUBE-" not in left, left
+assert "-A INPUT -s 192.0.2.1/32 -j SOMEBODY" in left, left
+assert ":FORWARD DROP" in left, left
+assert "SOMEBODY" in run("ipset", "list", "-name")
+"""
+
+
+@needs_root
+def test_rules_of_the_cluster_are_removed_and_those_of_others_stay() -> None:
+    """In a network namespace of its own: kube-router's own `--cleanup-config` fails."""
+    if not shutil.which("ipset"):
+        pytest.skip("ipset is not installed (`make up` installs it)")
+    done = subprocess.run(
+        ["unshare", "--net", PYTHON, "-c", FIREWALL], cwd=REPO, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -140,8 +140,8 @@ def test_readiness_is_not_asked_where_everything_is_redirected() -> None:
 def test_only_pods_of_the_cluster_may_leave_tls_out() -> None:
     rules = find(with_tls(), "NetworkPolicy", "iml4e-gateway")["spec"]["ingress"]
     everybody = [port["port"] for rule in rules if "from" not in rule for port in rule["ports"]]
-    assert everybody == ["web", "websecure"]
-    assert {"from": [{"namespaceSelector": {}}], "ports": [{"port": "internal"}]} in rules
+    assert everybody == [8000, 8443]
+    assert {"from": [{"namespaceSelector": {}}], "ports": [{"port": 8080, "protocol": "TCP"}]} in rules
     assert find(with_tls(), "Service", "iml4e-gateway-internal")["spec"]["type"] == "ClusterIP"
 
 

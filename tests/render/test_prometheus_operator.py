@@ -66,7 +66,6 @@ def test_nothing_of_the_bundled_prometheus_is_left_but_the_probe() -> None:
     assert sorted(probe) == [
         "ConfigMap/iml4e-prometheus-probe",
         "Deployment/iml4e-prometheus-probe",
-        "NetworkPolicy/iml4e-prometheus-operator",
         "NetworkPolicy/iml4e-prometheus-probe",
         "Service/iml4e-prometheus-probe",
         "ServiceAccount/iml4e-prometheus-probe",
@@ -164,10 +163,7 @@ def test_labels_for_selectors_reach_every_object() -> None:
 
 
 def test_the_operators_prometheus_reaches_metrics_from_its_namespace() -> None:
-    policy = find(objects(), "NetworkPolicy", "iml4e-prometheus-operator")["spec"]
-    assert policy["podSelector"]["matchLabels"] == {"app.kubernetes.io/instance": "iml4e"}
-    [rule] = policy["ingress"]
-    [client] = rule["from"]
+    [client] = find(objects(), "NetworkPolicy", "iml4e-mariadb-metrics")["spec"]["ingress"][0]["from"]
     assert client["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "prometheus"}
     assert client["namespaceSelector"] == {}
     assert not of_kind(objects({"global": {"networkPolicy": {"enabled": False}}}), "NetworkPolicy")
