@@ -132,8 +132,8 @@ def up() -> None:
                 120,
                 cure=f"Look at it with `{BIN}/kubectl --kubeconfig {KUBECONFIG} -n kube-system describe pods`.",
             )
-    # asks for the node's address, which the kubelet has written
-    processes.start_and_wait(every["kube-router"])
+    for one in (FIRST, *further):
+        processes.start_and_wait(node.workers(one)[-1])
 
 
 def status() -> None:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from scripts.common import console
@@ -61,9 +62,7 @@ def prepare() -> None:
             path.write_text(value)
     console.run(["ip", "address", "replace", f"{NODE_ADDRESS}/32", "dev", "lo"])
     masquerade(POD_RANGE)
-    if subprocess.run(["iptables", "-w", "-t", "mangle", "-C", *NO_ANSWER], capture_output=True).returncode:
-        # a kernel without this match refuses at once, which is right as well
-        subprocess.run(["iptables", "-w", "-t", "mangle", "-A", *NO_ANSWER], capture_output=True)
+    answer_nothing()
 
 
 def _note() -> None:
@@ -97,6 +96,13 @@ def masquerade(source: str) -> None:
     rule = _masquerading(source)
     if subprocess.run(["iptables", "-w", "-t", "nat", "-C", *rule], capture_output=True).returncode:
         console.run(["iptables", "-w", "-t", "nat", "-A", *rule])
+
+
+def answer_nothing(inside: Sequence[str] = ()) -> None:
+    """Drop kube-router's answers to refused connections, on this machine or, by `nsenter …`, in a further node."""
+    if subprocess.run([*inside, "iptables", "-w", "-t", "mangle", "-C", *NO_ANSWER], capture_output=True).returncode:
+        # a kernel without this match refuses at once, which is right as well
+        subprocess.run([*inside, "iptables", "-w", "-t", "mangle", "-A", *NO_ANSWER], capture_output=True)
 
 
 def make_cgroup(name: str) -> None:

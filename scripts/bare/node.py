@@ -212,17 +212,18 @@ def workers(node: Node) -> tuple[Process, ...]:
             lambda: answers(f"http://{health}:10256/healthz"),
             within,
         ),
-        # enforces NetworkPolicies
+        # enforces NetworkPolicies; asks for the node's address, which the kubelet has to write first
         Process(
-            "kube-router",
+            node.called("kube-router"),
             (
                 str(BIN / "kube-router"),
                 f"--kubeconfig={STATE / 'kube-router.conf'}",
-                f"--hostname-override={NODE}",
+                f"--hostname-override={node.name}",
                 f"--service-cluster-ip-range={SERVICE_RANGE}",
-                "--healthz-bind-address=127.0.0.1:10258",
+                f"--healthz-bind-address={health}:10258",
             ),
-            lambda: answers("http://127.0.0.1:10258/healthz"),
+            lambda: answers(f"http://{health}:10258/healthz"),
+            within,
         ),
     )
 

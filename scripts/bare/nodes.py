@@ -137,6 +137,7 @@ def _connect(one: Node, *, anew: bool) -> None:
         ["route", "replace", "default", "via", NODE_ADDRESS, "dev", "eth0"],
     ):
         console.run([*inside, "ip", *words])
+    host.answer_nothing(inside)
     settings = (f"[ ! -e /proc/sys/{name} ] || echo {value} >/proc/sys/{name}" for name, value in host.SETTINGS.items())
     console.run([*inside, "sh", "-ec", "\n".join(settings)])
 
@@ -156,7 +157,8 @@ def start(one: Node) -> None:
     host.make_cgroup(one.cgroup)
     processes.start_and_wait(holder(one))
     _connect(one, anew=anew)
-    runtime, *others = node.workers(one)
+    # cluster.py starts kube-router, which asks for the node's address, as soon as nodes are ready
+    runtime, *others, _ = node.workers(one)
     processes.start_and_wait(runtime)
     images.load_all(one.containerd, one.folder / "images")
     for process in others:

@@ -393,7 +393,9 @@ def template(pods: Pods) -> str:
     part = pods.part
     rules_in = ingress(pods) + extra("extraIngress", pods.name)
     rules_out = egress(pods) + extra("extraEgress", pods.name)
-    labels = {"backup": "backup.labels", "demo": "runner.labels", "secrets": "iml4e.secrets.labels"}.get(pods.name, f"{part}.labels")
+    labels = {"backup": "backup.labels", "demo": "runner.labels", "secrets": "iml4e.secrets.labels"}.get(
+        pods.name, f"{part}.labels"
+    )
     condition = f"and {pods.when if ' ' not in pods.when else f'({pods.when})'} .Values.global.networkPolicy.enabled"
     text = HEAD
     text += f"{{{{- if {condition if pods.when else '.Values.global.networkPolicy.enabled'} }}}}\n"
@@ -439,9 +441,12 @@ def document() -> str:
             ".Values.tls.enabled": "`gateway.tls.enabled`",
             ".Values.alertmanager.config.receivers": "receivers",
         }.get(flow.when)
-        listed = {"proxy": "theirs", "backups": "its", "dns": "`networkPolicy.dns.ports`", "api": "`networkPolicy.apiServer.ports`"}.get(
-            flow.to, numbers or "all"
-        )
+        listed = {
+            "proxy": "theirs",
+            "backups": "its",
+            "dns": "`networkPolicy.dns.ports`",
+            "api": "`networkPolicy.apiServer.ports`",
+        }.get(flow.to, numbers or "all")
         why = flow.why + (f", with {only}" if only else "")
         rows.append(f"| {', '.join(map(called, flow.sources))} | {called(flow.to)} | {listed} | {why} |")
     legend = [f"{pods.name}: {pods.called}" for pods in known.values() if pods.called != pods.name]

@@ -370,6 +370,8 @@ def _rotate(options: argparse.Namespace) -> None:
     from iml4e import rotate
 
     rotate.rotate(only=options.only, keep=options.keep, timeout=options.timeout)
+
+
 def _backup(options: argparse.Namespace) -> None:
     from iml4e import backup
 

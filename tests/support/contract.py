@@ -127,12 +127,6 @@ def step(given: Object) -> str:
     return " ".join([ways, "->", *to, *(part for each in given.get("filters", []) for part in flat(each))])
 
 
-def peer(given: Object) -> str:
-    """A rule of a NetworkPolicy, in a line."""
-    sources = [json.dumps(each, sort_keys=True) for each in given.get("from", [])] or ["everybody"]
-    return f"{' or '.join(sources)} to {', '.join(str(each['port']) for each in given['ports'])}"
-
-
 def name(thing: Object) -> str:
     """Kind and name, of a Job without its changing end."""
     return kind_and_name(thing).rpartition("-1-")[0] if thing["kind"] == "Job" else kind_and_name(thing)
@@ -159,9 +153,6 @@ def page() -> dict[str, Any]:
             f"to {each['namespace']}/{each['name']}" for each in route["spec"]["parentRefs"] if "namespace" in each
         ]
         said[name(route)] = [*gateways, *map(step, route["spec"]["rules"])]
-    for policy in of_kind(objects, "NetworkPolicy"):
-        chosen = json.dumps(policy["spec"]["podSelector"], sort_keys=True)
-        said[name(policy)] = [chosen, *map(peer, policy["spec"].get("ingress", []))]
     for thing in of_kind(objects, *WHOLE):
         rest = {key: value for key, value in thing.items() if key not in ("apiVersion", "kind", "metadata")}
         said[name(thing)] = list(flat(rest))

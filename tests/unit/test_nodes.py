@@ -41,7 +41,7 @@ def test_a_cluster_of_others_gets_no_nodes(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_the_first_node_is_the_machine() -> None:
     assert (FIRST.name, FIRST.address, FIRST.pods) == (node.NODE, node.NODE_ADDRESS, node.POD_RANGE)
-    assert [process.name for process in node.workers(FIRST)] == ["containerd", "kubelet", "kube-proxy"]
+    assert [process.name for process in node.workers(FIRST)] == ["containerd", "kubelet", "kube-proxy", "kube-router"]
     assert {process.within for process in node.every_process()} == {""}
 
 
