@@ -18,7 +18,7 @@ POLICY, BINDING = "MutatingAdmissionPolicy", "MutatingAdmissionPolicyBinding"
 TAINT = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
 POOL = {
     "resources": ["nvidia.com/gpu", "nvidia.com/mig-"],
-    "nodeSelector": {"nvidia.com/gpu.present": "true", "disk": "it's"},
+    "nodeSelector": {"nvidia.com/gpu.present": "true", "disk": "s.s_d-1"},
     "tolerations": [TAINT, {"key": "lent", "effect": "NoExecute", "tolerationSeconds": 30}],
     "runtimeClassName": "nvidia",
 }
@@ -41,7 +41,7 @@ def test_pods_get_the_settings_of_their_pool() -> None:
     place, run = (find(objects, POLICY, f"iml4e-gpu-one{suffix}") for suffix in ("", "-runtime"))
     said = patches(place)
     assert '"/spec/nodeSelector/nvidia.com~1gpu.present", value: "true"' in said
-    assert '"/spec/nodeSelector/disk", value: "it\'s"' in said
+    assert '"/spec/nodeSelector/disk", value: "s.s_d-1"' in said
     assert 'Object.spec.tolerations{effect: "NoSchedule", key: "nvidia.com/gpu", operator: "Exists"}' in said
     assert 'Object.spec.tolerations{effect: "NoExecute", key: "lent", tolerationSeconds: 30}' in said
     assert "runtimeClassName" not in said

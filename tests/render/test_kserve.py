@@ -163,6 +163,7 @@ def test_beside_another_kserve_only_what_models_need_is_installed() -> None:
     ]
     assert sorted(map(kind_and_name, of_the_part)) == [
         "ConfigMap/iml4e-model-server",
+        "NetworkPolicy/iml4e-kserve-models",
         "ServiceAccount/iml4e-models",
         "ServingRuntime/mlflow",
     ]

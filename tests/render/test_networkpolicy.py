@@ -19,6 +19,7 @@ ON: dict[str, Any] = {
     "pipelines": {"enabled": True, "retention": {"enabled": True}},
     "mlflow": {"gc": {"enabled": True}},
     "grafana": {"enabled": True},
+    "backup": {"enabled": True, "destination": {"s3": "s3://backups", "endpoint": "https://s3.example.org"}},
 }
 #: Conditions of rows that do not hold in ON.
 OFF = (".Values.tls.enabled", ".Values.alertmanager.config.receivers")
@@ -241,7 +242,7 @@ def test_an_existing_prometheus_stands_for_prometheus() -> None:
 
 def test_dns_and_api_server() -> None:
     every = policy("home")["egress"]
-    names = [{"port": port, "protocol": protocol} for port in (53, 5353) for protocol in ("UDP", "TCP")]
+    names = [{"port": port, "protocol": protocol} for port in (53, 1053, 5353) for protocol in ("UDP", "TCP")]
     assert {"ports": names} in every
     assert {"ports": [{"port": port, "protocol": "TCP"} for port in (443, 6443)]} in every
     peer, block = (

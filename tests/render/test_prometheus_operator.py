@@ -12,6 +12,7 @@ import yaml
 
 from scripts.bare import golang
 from scripts.common.paths import CACHE
+from support.flows import picks
 from support.helm import HelmError, merged, render
 from support.objects import (
     COMPONENT,
@@ -24,7 +25,6 @@ from support.objects import (
     of_kind,
     pod_makers,
     pod_template,
-    selects,
 )
 
 URL = "http://prometheus-operated.monitoring.svc:9090"
@@ -189,9 +189,7 @@ def test_the_operators_prometheus_reaches_every_port_that_is_scraped() -> None:
         wanted = annotations(template).get("prometheus.io/port")
         wanted = "9115" if maker["metadata"]["name"] == "iml4e-prometheus-probe" else wanted
         policies = [
-            each
-            for each in of_kind(found, "NetworkPolicy")
-            if selects(each["spec"]["podSelector"]["matchLabels"], labels(template))
+            each for each in of_kind(found, "NetworkPolicy") if picks(each["spec"]["podSelector"], labels(template))
         ]
         ports = [port for each in containers([maker]) for port in each.spec.get("ports", [])]
         for port in ports:

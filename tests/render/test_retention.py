@@ -116,6 +116,7 @@ def test_switching_them_on_adds_only_them() -> None:
     assert added == {
         "CronJob/iml4e-mlflow-gc", "CronJob/iml4e-pipelines-retention",
         "ConfigMap/iml4e-pipelines-retention", "ServiceAccount/iml4e-pipelines-retention",
+        "NetworkPolicy/iml4e-mlflow-gc", "NetworkPolicy/iml4e-pipelines-retention",
     }  # fmt: skip
     assert {kind_and_name(maker) for maker in pod_makers(render("laptop", ON))} >= {
         f"CronJob/{name}" for _, name in JOBS.values()

@@ -167,6 +167,7 @@ def nested(path: str, value: Any) -> dict[str, Any]:
 RESOURCES: dict[str, list[str]] = {
     "runner.resources": ["Job"],
     "secrets.resources": ["Job/iml4e-secrets secrets"],
+    "backup.resources": [f"CronJob/iml4e-backup {name}" for name in ("objects", "database", "backup")],
     "gateway.resources": ["Deployment/iml4e-gateway traefik"],
     "home.resources": ["Deployment/iml4e-home home"],
     "minio.resources": ["StatefulSet/iml4e-minio minio"],
@@ -248,6 +249,7 @@ def test_an_image_belongs_to_one_program() -> None:
     assert by_path == {
         **{key: set() for key in tags},
         **{path: {owner} for path, owner in OWNERS.items()},
+        "mariadb.image": {OWNERS["mariadb.image"], "CronJob/iml4e-backup"},  # mariadb-dump
     }
 
 
@@ -277,7 +279,7 @@ OWNERS = {
 
 #: Value: another one, the text that its default makes in objects, and the parts that may have that text of themselves.
 ELSEWHERE: dict[str, tuple[Any, str, tuple[str, ...]]] = {
-    "global.s3.region": ("eu-test-9", "us-east-1", ()),
+    "global.s3.region": ("eu-test-9", "us-east-1", ("backup",)),
     "global.s3.endpoint": ("https://s3.example.org", "iml4e-minio.iml4e.svc", ("minio", "secrets")),
     "global.database.host": ("db.example.org", "iml4e-mariadb.iml4e.svc", ("mariadb",)),
     "global.database.port": (3999, "3306", ("mariadb",)),
@@ -294,7 +296,7 @@ ELSEWHERE: dict[str, tuple[Any, str, tuple[str, ...]]] = {
     "kserve.s3.existingSecret": ("mine", "iml4e-s3-models", ("minio", "secrets")),
     "runner.s3Secret": ("mine", "iml4e-s3-pipelines", ("minio", "secrets", "pipelines")),
     "minio.existingSecret": ("mine", '"iml4e-minio", "key"', ()),
-    "mariadb.existingSecret": ("mine", '"iml4e-mariadb", "key"', ()),
+    "mariadb.existingSecret": ("mine", '"iml4e-mariadb", "items"', ()),
     "mariadb.metrics.existingSecret": ("mine", '"iml4e-mariadb-metrics", "key"', ()),
     "grafana.existingSecret": ("mine", '"secretName": "iml4e-grafana"', ()),
     "gateway.readTimeout": ("13h", "12h", ("prometheus", "grafana", "home")),

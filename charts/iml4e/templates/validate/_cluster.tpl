@@ -44,7 +44,20 @@ A KServe that is not of this chart runs in the cluster (ValidatingWebhookConfigu
 global.monitoring.mode is operator, but the cluster does not know {{ join ", " . }}: install the Prometheus Operator, 0.75 or newer, with its CRDs first, or set global.monitoring.mode=bundled.
 {{- end }}
 {{- end }}
-{{- /* only at the installation: an upgrade may run without the right to list Services of other namespaces */}}
+{{- /* only at the installation, here and below: an upgrade may run without the right to list objects of other namespaces */}}
+{{- if and .Release.IsInstall .Values.global.networkPolicy.enabled }}
+{{- $known := list }}
+{{- range .Values.global.networkPolicy.dns.ports }}{{ $known = append $known (int .) }}{{ end }}
+{{- range (lookup "discovery.k8s.io/v1" "EndpointSlice" "kube-system" "").items }}
+{{- if eq (dig "metadata" "labels" "kubernetes.io/service-name" "" .) "kube-dns" }}
+{{- range .ports }}
+{{- if and (hasPrefix "dns" (toString .name)) (not (has (int .port) $known)) }}
+The name server of this cluster (kube-dns in kube-system) listens on port {{ .port }}, which no pod of the release may reach: add {{ .port }} to global.networkPolicy.dns.ports.
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- if and .Release.IsInstall $on.gateway (eq .Values.gateway.service.type "NodePort") }}
 {{- $own := printf "%s-gateway" .Release.Name }}
 {{- $ports := dict "nodePort" .Values.gateway.service.nodePort }}
