@@ -83,11 +83,13 @@ def test_it_travels_through_a_registry(package: Path, tmp_path: Path) -> None:
     with registry() as address:
         helm.helm("push", package, f"oci://{address}/charts", "--plain-http")
         chart = f"oci://{address}/charts/iml4e"
-        helm.helm("pull", chart, "--version", version, "--plain-http", "--destination", tmp_path)
+        helm.helm("pull", chart, "--version", version, "--plain-http", "--destination", tmp_path, "--untar")
         rendered = helm.helm(
             "template", helm.RELEASE, chart, "--version", version, "--plain-http", "--namespace", helm.NAMESPACE
         )
-    assert (tmp_path / package.name).read_bytes() == package.read_bytes()
+    profile = tmp_path / "iml4e" / "profiles" / "laptop.yaml"
+    pulled = helm.helm("template", helm.RELEASE, tmp_path / "iml4e", "--namespace", helm.NAMESPACE, "--values", profile)
+    assert pulled == render_text("laptop")
     # Helm 4 says there, too, what it pulled
     assert rendered.endswith(render_text())
 
