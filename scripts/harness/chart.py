@@ -352,6 +352,7 @@ def names() -> str:
 def variables() -> str:
     """Variables that the containers of each part have: `extraEnv` must not set them too."""
     said = "# Written by scripts/harness/chart.py: do not edit. Variables that the templates of each part set.\n"
+    said += "# yamllint disable rule:line-length\n"
     for part in parts():
         files = sorted((folder(part) / "templates").rglob("*.yaml"))
         text = "\n".join(path.read_text() for path in files if ".Values.extraEnv" in path.read_text())
