@@ -28,6 +28,14 @@ MADE = (
     "servingruntimes.serving.kserve.io", "httproutes.gateway.networking.k8s.io", "scheduledworkflows.kubeflow.org",
     "cronworkflows.argoproj.io", "workflowtemplates.argoproj.io", "workflows.argoproj.io",
 )  # fmt: skip
+#: Kinds without a namespace that the chart has.
+CLUSTER_WIDE = (
+    "clusterroles.rbac.authorization.k8s.io", "clusterrolebindings.rbac.authorization.k8s.io", "gatewayclasses.gateway.networking.k8s.io",
+    "clusterservingruntimes.serving.kserve.io", "clusterstoragecontainers.serving.kserve.io",
+    "mutatingwebhookconfigurations.admissionregistration.k8s.io", "validatingwebhookconfigurations.admissionregistration.k8s.io",
+    "mutatingadmissionpolicies.admissionregistration.k8s.io", "mutatingadmissionpolicybindings.admissionregistration.k8s.io",
+    "validatingadmissionpolicies.admissionregistration.k8s.io", "validatingadmissionpolicybindings.admissionregistration.k8s.io",
+)  # fmt: skip
 #: What every namespace has, or what goes by itself.
 BUILT_IN = {"ConfigMap/kube-root-ca.crt", "ConfigMap/openshift-service-ca.crt", "ServiceAccount/default"}
 PASSING = ("events", "events.events.k8s.io", "pods.metrics.k8s.io", "endpoints")
@@ -106,11 +114,25 @@ class Purge:
         ]
         return [thing for thing in found if not self.of_helm(thing)]
 
+    def orphans(self) -> list[Object]:
+        """Cluster-wide objects of a release whose namespace was deleted, and the release's record with it."""
+        if self.status:
+            return []
+        found = [thing for kind in CLUSTER_WIDE for thing in items(kind, "-l", self.label)]
+        notes = [thing["metadata"].get("annotations") or {} for thing in found]
+        return [
+            thing
+            for thing, note in zip(found, notes, strict=True)
+            if (note.get("meta.helm.sh/release-name"), note.get("meta.helm.sh/release-namespace"))
+            == (self.release, self.namespace)
+        ]
+
     def plan(self) -> list[str]:
         """Lines that say what goes."""
         lines = [f"models, routes and runs: {', '.join(map(name_of, made))}" for made in [self.made()] if made]
         lines += [f"release {self.release}, chart {self.chart()}"] if self.status else []
         lines += [f"data, passwords and the rest: {', '.join(map(name_of, kept))}" for kept in [self.kept()] if kept]
+        lines += [f"cluster-wide objects: {', '.join(map(name_of, found))}" for found in [self.orphans()] if found]
         return lines
 
     def chart(self) -> str:
@@ -132,7 +154,7 @@ class Purge:
                     cure="Run the command again: it goes on.",
                 )
         with console.step("delete data, passwords and what controllers left"):
-            self.delete(self.kept())
+            self.delete(self.kept() + self.orphans())
         self.delete_namespace()
         self.delete_crds(begun)
 
@@ -155,9 +177,8 @@ class Purge:
         """Call kubectl for an object."""
         group, _, version = thing["apiVersion"].rpartition("/")
         resource = thing["kind"].lower() + (f".{version}.{group}" if group else "")
-        return kubectl(
-            verb, resource, thing["metadata"]["name"], "-n", thing["metadata"]["namespace"], *words, fail=fail
-        )
+        where = ["-n", thing["metadata"]["namespace"]] if "namespace" in thing["metadata"] else []
+        return kubectl(verb, resource, thing["metadata"]["name"], *where, *words, fail=fail)
 
     def there(self, thing: Object) -> bool:
         """Whether an object is still there."""

@@ -95,9 +95,11 @@ class Cluster:
     def logs(self, pod: str, *, lines: int = 20, container: str | None = None, previous: bool = False) -> str:
         """The last lines that a pod wrote; what hinders them stands in their place."""
         try:
-            return self.core.read_namespaced_pod_log(
-                pod, self.namespace, container=container, tail_lines=lines, previous=previous
+            # as it was written: a preloaded answer turns JSON into Python
+            answer = self.core.read_namespaced_pod_log(
+                pod, self.namespace, container=container, tail_lines=lines, previous=previous, _preload_content=False
             )
+            return answer.data.decode(errors="replace")
         except ApiException as error:
             return f"(no log: {error.reason})"
 

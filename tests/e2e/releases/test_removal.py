@@ -110,6 +110,15 @@ def test_what_stays_after_uninstall_and_nothing_after_purge(there: Cluster, valu
     done = purge("--yes", NAME)
     assert done.returncode == 0, done.stdout + done.stderr
     assert objects() == set()
+    # a namespace that somebody deleted took the release's record with it, and left what is outside of the namespace
+    there.apply({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "rules": [],
+        "metadata": {
+            "name": f"{NAME}-gateway", "labels": {"app.kubernetes.io/instance": NAME},
+            "annotations": {"meta.helm.sh/release-name": NAME, "meta.helm.sh/release-namespace": NAME},
+        },
+    })  # fmt: skip
+    assert "cluster-wide objects: ClusterRole/removed-gateway" in purge("--yes", NAME).stdout
     again = purge("--yes", NAME)
     assert "Nothing is there of release removed" in again.stdout
 
