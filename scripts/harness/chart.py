@@ -36,12 +36,12 @@ import yaml
 
 from scripts.common import console
 from scripts.common.paths import REPO
-from scripts.harness import flows, package
+from scripts.harness import flows, marks, package
 
 CHART = REPO / "charts" / "iml4e"
 #: Longest line of a written JSON file.
 WIDTH = 120
-SECURITY, EXCEPTIONS = REPO / "docs" / "security.md", REPO / "tests" / "exceptions.yaml"
+EXCEPTIONS = REPO / "tests" / "exceptions.yaml"
 #: Lines around the table of exceptions.
 BEGIN, END = "<!-- written by scripts/chart from tests/exceptions.yaml -->", "<!-- end -->"
 #: Rule whose exceptions a key of exceptions.yaml has, in the order of the table.
@@ -437,13 +437,7 @@ def security(text: str) -> str:
             for resources, why in reasons.items():
                 what = f"`{name}`" + (f": {resources}" if resources else "")
                 lines.append(f"| {rule} | {what} | {why} |")
-    before, _, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not end:
-        raise console.Failure(
-            f"docs/security.md lacks the lines {BEGIN} and {END}.", "Put them back where the table was."
-        )
-    return f"{before}{BEGIN}\n{chr(10).join(lines)}\n{END}{after}"
+    return marks.between(text, BEGIN, END, "\n" + "\n".join(lines) + "\n", "docs/security.md")
 
 
 def written() -> dict[Path, str]:
@@ -464,7 +458,7 @@ def written() -> dict[Path, str]:
     files[CHART / "files" / "values.yaml"] = names()
     files[CHART / "files" / "variables.yaml"] = variables()
     files[REPO / "docs" / "values.md"] = document()
-    files[SECURITY] = security(flows.document())
+    files[flows.SECURITY] = security(flows.document())
     return files | package.files(described())
 
 

@@ -12,6 +12,7 @@ import yaml
 
 from scripts.common import console
 from scripts.common.paths import REPO
+from scripts.harness import marks
 
 CHART = REPO / "charts" / "iml4e"
 #: Profiles that make no sense without the repository.
@@ -156,14 +157,7 @@ def readme(described: Mapping[str, tuple[str, str]]) -> str:
     text = (CHART / "README.md").read_text()
     for name, content in written.items():
         begin, end = f"<!-- {name}: written by scripts/chart -->\n", f"<!-- end of {name} -->\n"
-        before, there, rest = text.partition(begin)
-        _, closed, after = rest.partition(end)
-        if not there or not closed:
-            raise console.Failure(
-                f"charts/iml4e/README.md lacks the lines {begin.strip()} and {end.strip()}.",
-                "Put them back around the table.",
-            )
-        text = f"{before}{begin}\n{content}\n\n{end}{after}"
+        text = marks.between(text, begin, end, f"\n{content}\n\n", "charts/iml4e/README.md")
     return text
 
 
