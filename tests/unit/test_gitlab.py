@@ -16,7 +16,7 @@ from support import delivery
 from support.helm import REPO
 
 INPUTS, JOBS = delivery.component()
-PROJECT = REPO / "template" / "project"
+PROJECT = REPO / "template"
 STAGES = {"lint": "check", "unit": "check", "data": "check", "compile": "check", "trial": "train", "run": "train", "gate": "gate"}  # fmt: skip
 STAGES |= {"release": "release", "endpoint": "release"}
 #: Jobs with rights on the platform.
