@@ -74,9 +74,8 @@ def test_the_code_of_a_fork_gets_no_token(job: str) -> None:
 
 
 def test_what_changes_the_model_runs_one_at_a_time_and_is_not_interrupted() -> None:
-    for job in ("run", "release"):
-        assert setting(job, "resource_group") == "$[[ inputs.model ]]"
-        assert setting(job, "interruptible") is False
+    assert {job for job in STAGES if setting(job, "resource_group") == "$[[ inputs.model ]]"} == {"run", "release"}
+    assert {job for job in STAGES if not setting(job, "interruptible")} == {"run", "gate", "release", "endpoint"}
     assert setting("run", "retry") == 0
     assert "script_failure" not in setting("gate", "retry")["when"]
 
