@@ -133,9 +133,9 @@ class Project:
         return Ended(done.returncode, text, ended)
 
     def jobs(self, **variables: str) -> list[str]:
-        """Names of the jobs that a pipeline has."""
+        """Names of the jobs that the pipeline of a merge request has."""
         words = [word for key, value in variables.items() for word in ("--variable", f"{key}={value}")]
-        done = self.run(*self.command, "--list-csv", *words)
+        done = self.run(*self.command, "--list-csv", "--unset-variable", "CI_COMMIT_BRANCH", *words)
         listed = [line.split(";")[0] for line in done.stdout.splitlines() if ";" in line]
         assert listed[:1] == ["name"], done.stdout + done.stderr
         return listed[1:]
