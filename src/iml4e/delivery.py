@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from iml4e import Error, client, contract, platform, quality, registry
+from iml4e import Error, client, contract, platform, quality, reading, registry
 from iml4e.project import KEPT, Project
 
 #: Folder of a project for what the stages write.
@@ -44,10 +44,10 @@ def validate(project: Project, data: str = "", say: Say = print) -> None:
 
         with tempfile.TemporaryDirectory(prefix="data-") as folder:
             found = datasets.get(_key(place), to=Path(folder, "data"), packed=True)
-            rows, problems = project.contract.read(Path(folder, "data"))
+            rows, problems = reading.read(project.contract, Path(folder, "data"))
             place = found.address
     else:
-        rows, problems = project.contract.read(_local(project, place))
+        rows, problems = reading.read(project.contract, _local(project, place))
     summary = {"data": place, "valid": not problems, "rows": len(rows), "problems": problems}
     path = _write(project, VALIDATION, json.dumps(summary, indent=2, ensure_ascii=False))
     for each in problems:
@@ -237,7 +237,7 @@ def predict(project: Project, data: str) -> tuple[list[Any], str]:
     Raises:
         Error: the data cannot be used, or the model does not answer.
     """
-    rows, problems = project.contract.features_of(Path(data))
+    rows, problems = reading.features_of(project.contract, Path(data))
     quality.demand(problems, "nothing was asked")
     model, found = _model(project), []
     size = 200 if project.contract.kind == "table" else 8
@@ -421,7 +421,7 @@ def _put(project: Project, path: Path, out: Any) -> tuple[str, str]:
     """Store data of this machine, if it is valid: key and version."""
     from iml4e import datasets
 
-    quality.demand(project.contract.read(path)[1], "nothing was stored")
+    quality.demand(reading.read(project.contract, path)[1], "nothing was stored")
     try:
         data = datasets.put(path, f"{project.name}/{path.name}")
     except Error as error:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from iml4e import Error, contract
+from iml4e import Error, contract, reading
 from iml4e.contract import DELIMITERS, Column, Dialect
 
 #: Texts that stand for a missing value in many files.
@@ -44,7 +44,7 @@ def table(path: Path, target: str = "", task: str = "") -> Draft:
     encoding = _encoding(content)
     dialect = Dialect(_delimiter(content, encoding), encoding=encoding)
     try:
-        header, lines = contract.parse(content, dialect)
+        header, lines = reading.parse(content, dialect)
         if not lines:
             raise Error("has a header and no row below it")
         if len(header) == 1:
@@ -118,7 +118,7 @@ def images(folder: Path) -> Draft:
         )
     counts: dict[str, int] = {}
     formats, sizes = set(), []
-    for name, label, content in contract.files_of(folder):
+    for name, label, content in reading.files_of(folder):
         if not label:
             raise Error(f"{folder / name} has no class: name it CLASS/FILE or CLASS-FILE")
         try:
@@ -169,7 +169,7 @@ def _delimiter(content: bytes, encoding: str) -> str:
     best, most = ",", 1
     for each in DELIMITERS:
         try:
-            header, _ = contract.parse("\n".join(lines[:1]).encode(), Dialect(each))
+            header, _ = reading.parse("\n".join(lines[:1]).encode(), Dialect(each))
             width = len(header)
             if width > most and all(
                 line.count(each) >= width - 1 or '"' in line for line in lines[1:10] if line.strip()
@@ -194,7 +194,7 @@ def _spelling(cells: dict[str, tuple[str, ...]], dialect: Dialect) -> Dialect:
         for column in filled.values()
     )
     decimal = "," if dialect.delimiter != "," and comma > point else "."
-    read = contract.number(Column(""), Dialect(dialect.delimiter, decimal))
+    read = reading.number(Column(""), Dialect(dialect.delimiter, decimal))
 
     def numeric(column: list[str]) -> bool:
         try:
@@ -211,7 +211,7 @@ def _spelling(cells: dict[str, tuple[str, ...]], dialect: Dialect) -> Dialect:
 def _format(cells: list[str]) -> str:
     """The format of a column of dates; empty if it is none."""
     for each in DATES:
-        read = contract.date(Column("", format=each), Dialect())
+        read = reading.date(Column("", format=each), Dialect())
         try:
             if [read(cell) for cell in cells]:
                 return each
@@ -223,16 +223,16 @@ def _format(cells: list[str]) -> str:
 def _column(name: str, cells: tuple[str, ...], dialect: Dialect) -> tuple[Column, list[Any]]:
     """What a column is, and its values."""
     for kind in ("integer", "number"):
-        values, wrong = contract.convert(cells, Column(name, kind), dialect)
+        values, wrong = reading.convert(cells, Column(name, kind), dialect)
         leading_zero = any(re.match(r"0\d", cell) for cell in cells)  # a code, such as a postcode
         if not wrong and not leading_zero:
             return Column(name, kind, missing=None in values), values
-    values, _ = contract.convert(cells, Column(name, "text"), dialect)
+    values, _ = reading.convert(cells, Column(name, "text"), dialect)
     filled = [value for value in values if value is not None]
     missing = None in values
     if format_ := _format(filled):
         column = Column(name, "date", missing=missing, format=format_)
-        return column, contract.convert(cells, column, dialect)[0]
+        return column, reading.convert(cells, column, dialect)[0]
     kind = "category" if len(set(filled)) <= min(MOST, max(2, len(filled) // 2)) else "text"
     return Column(name, kind, missing=missing), values
 

@@ -5,7 +5,8 @@ import io
 from pathlib import Path
 from typing import Any
 
-from iml4e.contract import Column, Contract, Images, Table, typed
+from iml4e.contract import Column, Contract, Images, Table
+from iml4e.reading import typed
 
 #: A value in ten is missing where it may be.
 MISSING = 0.1
@@ -20,7 +21,7 @@ def rows(contract: Contract, number: int, seed: int = 0) -> Any:
         seed: of the chance in the values.
 
     Returns:
-        A `pandas.DataFrame` as `contract.read` makes it.
+        A `pandas.DataFrame` as `iml4e.reading.read` makes it.
     """
     import pandas as pd
 

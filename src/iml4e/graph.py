@@ -12,7 +12,7 @@ TOLD = ("iml4e.yaml", "schema.yaml")
 CODE = (*TOLD, f"{PACKAGE}/**/*.py")
 
 
-def onboard(key: str, version: str, model_name: str, raw: dsl.Output[dsl.Dataset]) -> NamedTuple(
+def onboard(key: str, version: str, raw: dsl.Output[dsl.Dataset]) -> NamedTuple(
     "Onboarded", [("address", str), ("key", str), ("version", str), ("sha256", str)]
 ):
     """Take exactly one version of a dataset from the bucket.
@@ -20,15 +20,13 @@ def onboard(key: str, version: str, model_name: str, raw: dsl.Output[dsl.Dataset
     Args:
         key: key in the bucket; `file:PATH` is a file of this machine, for a trial without a platform.
         version: S3 version id; empty: the latest.
-        model_name: registered model; a name that MLflow cannot have is refused.
         raw: the file as it came; of a folder a ZIP file with its manifest.
 
     Returns:
         address: s3://BUCKET/KEY?versionId=VERSION; key; version: S3 version id; sha256 of the content, hexadecimal.
     """
-    from iml4e import datasets, registry
+    from iml4e import datasets
 
-    registry.check_name(model_name)
     dataset = (
         datasets.copy(key, raw.path) if key.startswith("file:") else datasets.get(key, version, raw.path, packed=True)
     )
@@ -58,9 +56,9 @@ def validate(
     Returns:
         Number of rows.
     """
-    from iml4e import contract, quality
+    from iml4e import contract, quality, reading
 
-    table, problems = contract.load(f"{settings.path}/schema.yaml").read(raw.path)
+    table, problems = reading.read(contract.load(f"{settings.path}/schema.yaml"), raw.path)
     quality.report(report.path, address, len(table), problems)
     table.to_parquet(data.path)
     return len(table)
@@ -82,9 +80,9 @@ def prepare(
     """
     import pandas as pd
 
-    from iml4e import project
+    from iml4e import splits
 
-    parts = project.split(pd.read_parquet(data.path), sample)
+    parts = splits.split(pd.read_parquet(data.path), sample)
     parts[0].to_parquet(training.path)
     parts[1].to_parquet(held_out.path)
     print(f"{len(parts[0])} rows to train, {len(parts[1])} held out")
@@ -219,7 +217,7 @@ def pipeline(project: Project) -> Any:
             tags: of the MLflow run and of the version.
             model_name: registered model, and experiment.
         """
-        data = steps["onboard"](key=dataset_key, version=dataset_version, model_name=model_name).outputs
+        data = steps["onboard"](key=dataset_key, version=dataset_version).outputs
         valid = steps["validate"](raw=data["raw"], address=data["address"]).outputs
         parts = steps["prepare"](data=valid["data"], sample=sample).outputs
         model = steps["train"](

@@ -1,7 +1,6 @@
 """A partner's project: its settings (`iml4e.yaml`), data contract (`schema.yaml`) and functions (`project/`), and what the steps do with them."""
 
 import difflib
-import hashlib
 import importlib
 import importlib.metadata
 import json
@@ -13,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from iml4e import Error, contract, registry
+from iml4e import Error, contract, judge, registry
 
 FILE = "iml4e.yaml"
 PACKAGE = "project"
@@ -54,7 +53,7 @@ class Project:
     """Rows of a trial."""
     parameters: dict[str, Any] = field(default_factory=dict)
     """What `build` gets."""
-    gate: registry.Gate = field(default_factory=registry.Gate)
+    gate: judge.Gate = field(default_factory=judge.Gate)
     deploy: dict[str, Any] = field(default_factory=dict)
     requirements: tuple[str, ...] = ()
     """Packages that the model imports beside scikit-learn; versions are those of the training step."""
@@ -157,36 +156,6 @@ def check_name(name: str) -> str:
 # --- what the steps do
 
 
-def split(table: Any, sample: int = 0) -> tuple[Any, Any]:
-    """Split into training rows and held-out rows by the hash of each row's content: a row falls on the same side in every run.
-
-    Args:
-        table: a `pandas.DataFrame`.
-        sample: number of rows that are taken; 0: all.
-
-    Returns:
-        About three quarters of the rows, and about one quarter.
-
-    Raises:
-        Error: a side is empty.
-    """
-    digests = []
-    for row in table.itertuples(index=False):
-        digest = hashlib.sha256()
-        for value in row:
-            digest.update(value if isinstance(value, bytes) else str(value).encode())
-            digest.update(b"\0")
-        digests.append(digest.digest())
-    order = sorted(range(len(digests)), key=lambda at: digests[at][1:])[: sample or None]
-    chosen = sorted(order)
-    aside = [digests[at][0] < 64 for at in chosen]  # of 256
-    part = table.iloc[chosen]
-    training, held_out = part[[not each for each in aside]], part[aside]
-    if not len(training) or not len(held_out):
-        raise Error(f"{len(part)} rows are too few: {len(training)} to train and {len(held_out)} held out")
-    return training, held_out
-
-
 def train(
     project: Project,
     table: Any,
@@ -224,6 +193,13 @@ def train(
         except importlib.metadata.PackageNotFoundError:
             raise Error(f"requirement {name!r} of {FILE} is not installed where the model is trained") from None
     metric = project.gate.metric
+
+    def figure(truth: Any, predicted: Any) -> float:
+        found = measure(truth, predicted)
+        if metric not in found:
+            raise Error(f"the gate asks for {metric!r}, and metrics of {PACKAGE}/evaluate.py has {', '.join(found)}")
+        return float(found[metric])
+
     return registry.fit(
         model,
         table[made.features],
@@ -234,7 +210,7 @@ def train(
         sha256=sha256,
         params=parameters,
         target=made.target,
-        measure=(metric, lambda truth, predicted: measure(truth, predicted)[metric]),
+        measure=(metric, figure),
         signature=made.signature(),
         code=[str(project.folder / PACKAGE)],
         requirements=missing,
@@ -243,11 +219,11 @@ def train(
     )
 
 
-def evaluate(project: Project, held_out: Any, *, model_uri: str, run_id: str, model_name: str) -> registry.Verdict:
+def evaluate(project: Project, held_out: Any, *, model_uri: str, run_id: str, model_name: str) -> judge.Verdict:
     """Measure the model and the present champion, and decide by the project's gate."""
     made = project.contract
     rows, truth = held_out[made.features], held_out[made.target]
-    return registry.judge(model_uri, run_id, model_name, rows, truth, project.function("metrics"), project.gate, KEPT)
+    return judge.judge(model_uri, run_id, model_name, rows, truth, project.function("metrics"), project.gate, KEPT)
 
 
 def _of_type(value: Any, pattern: Any) -> Any:
@@ -287,7 +263,7 @@ def _project(folder: Path, told: Any) -> Project:
         folder,
         **given
         | {
-            "gate": registry.Gate(gate["metric"], float(limit), limits[0] == "floor"),
+            "gate": judge.Gate(gate["metric"], float(limit), limits[0] == "floor"),
             "requirements": tuple(map(str, given.get("requirements", ()))),
         },
     )

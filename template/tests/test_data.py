@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from iml4e import delivery, quality
+from iml4e import delivery, quality, reading
 from iml4e import project as projects
 
 CURE = "no data here: `data` in iml4e.yaml names some in the platform's bucket"
@@ -18,14 +18,14 @@ def data(project: projects.Project) -> Any:
 
 
 def test_the_data_keeps_its_contract(project: projects.Project, data: Any) -> None:
-    problems = project.contract.read(data)[1]
+    problems = reading.read(project.contract, data)[1]
     quality.demand(problems, "see `iml4e project validate`")
 
 
 def test_the_contract_refuses_data_that_is_none(project: projects.Project, tmp_path: Any) -> None:
     broken = tmp_path / "broken.csv"
     broken.write_text("")
-    assert project.contract.read(broken)[1]
+    assert reading.read(project.contract, broken)[1]
 
 
 def test_the_settings_name_what_is_there(project: projects.Project) -> None:
