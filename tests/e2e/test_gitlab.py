@@ -90,16 +90,12 @@ class Project:
             "PYTEST_ADDOPTS": "tests/test_features.py -p no:cacheprovider",
         }
         (folder / "home").mkdir()
+        self.env |= {f"GIT_{who}_{what}": "test" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
         made = self.run(str(BIN / "iml4e"), "new", name, "--folder", str(folder), cwd=folder)
         assert made.returncode == 0, made.stdout + made.stderr
-        self.run("git", "init", "--quiet", "--bare", "--initial-branch", "main", str(folder / "ml" / f"{name}.git"), cwd=folder)  # fmt: skip
-        for words in (
-            ("init", "--quiet", "--initial-branch", "main"),
-            ("config", "user.name", "test"),
-            ("config", "user.email", "test@example.com"),
-            ("remote", "add", "origin", f"file://{folder}/ml/{name}.git"),
-        ):
-            self.git(*words)
+        remote = folder / "ml" / f"{name}.git"
+        self.run("git", "init", "--quiet", "--bare", "--initial-branch", "main", str(remote))
+        self.git("remote", "add", "origin", f"file://{remote}")
         self.commit("a project")
         self.git("push", "--quiet", "--set-upstream", "origin", "main")
         self.git("remote", "set-head", "origin", "main")
