@@ -104,8 +104,8 @@ def number(column: Column, dialect: Dialect) -> Callable[[str], float]:
     """What reads a number, with or without separators of thousands."""
     decimal = dialect.decimal
     group = re.escape("." if decimal == "," else ",")
-    grouped = re.compile(rf"[+-]?\d{{1,3}}({group}\d{{3}})+({re.escape(decimal)}\d+)?")
-    plain = re.compile(rf"[+-]?(\d+{re.escape(decimal)}?\d*|{re.escape(decimal)}\d+)([eE][+-]?\d+)?")
+    grouped = re.compile(rf"[+-]?\d{{1,3}}({group}\d{{3}})+({re.escape(decimal)}\d+)?", re.ASCII)
+    plain = re.compile(rf"[+-]?(\d+{re.escape(decimal)}?\d*|{re.escape(decimal)}\d+)([eE][+-]?\d+)?", re.ASCII)
 
     def read(cell: str) -> float:
         if grouped.fullmatch(cell):
@@ -215,6 +215,7 @@ def _table(contract: Table, source: Source, columns: Sequence[Column]) -> tuple[
             problems.append({"column": each.name, "check": what, "cases": len(wrong), "example": case})
         elif (
             lines
+            and strict
             and each.missing
             and each.name in (*contract.features, contract.target)
             and all(v is None for v in values)
