@@ -293,6 +293,9 @@ def test_the_draft_of_an_awkward_file(tmp_path: Path) -> None:
     cp1252 = tmp_path / "old.csv"
     cp1252.write_bytes("\r\n".join([header, *lines]).encode("cp1252"))
     assert drafted(tmp_path, cp1252)[1].csv.encoding == "cp1252"
+    utf16 = tmp_path / "unicode.csv"  # what a spreadsheet calls Unicode text
+    utf16.write_bytes("\r\n".join([header, *lines]).replace(";", "\t").encode("utf-16"))
+    assert drafted(tmp_path, utf16)[1].csv == Dialect("\t", ",", "utf-16", ("NA",))
 
 
 def test_codes_with_leading_zeros_and_words_that_yaml_knows_stay_texts(tmp_path: Path) -> None:

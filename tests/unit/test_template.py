@@ -308,3 +308,22 @@ def test_lines_that_both_changed_are_marked_as_a_conflict(template: Path, tmp_pa
     assert "<<<<<<< before updating" in text
     assert "sample: 20" in text
     assert "sample: 900" in text
+
+
+def test_a_project_made_between_two_releases_follows_the_next(
+    template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """copier-org/copier#1305, #603: `iml4e new` renders the clone's commit, which mostly is no release."""
+    (template / "template" / "first.txt").write_text("1\n")
+    git(template, "add", "-A")
+    git(template, "commit", "-qm", "after the release")
+    monkeypatch.setattr(scaffold, "_clones", lambda: [template])
+    made = scaffold.new("fraud", folder=str(tmp_path / "made"))
+    assert yaml.safe_load((made / scaffold.ANSWERS).read_text())["_commit"].startswith("1.0.0-1-g")
+    edit(made / "iml4e.yaml", "strength: 1.0", "strength: 0.25")
+    git(made, "commit", "-qam", "mine")
+    (template / "template" / "first.txt").write_text("2\n")
+    release(template, "1.1.0")
+    copier.run_update(made, defaults=True, overwrite=True, quiet=True)
+    assert (made / "first.txt").read_text() == "2\n"
+    assert "strength: 0.25" in (made / "iml4e.yaml").read_text()
