@@ -184,7 +184,7 @@ def release(project: Project, version: str = "", *, force: bool = False, say: Sa
         reason = found.tags.get("gate_reason", "no reason given")
         raise Error(f"{project.name} version {version} is rejected ({reason}); --force releases it all the same")
     rows = kept(found)
-    former = _serving(project)
+    former = _model(project).ready()
     options = {key: value for key, value in project.deploy.items() if key != "timeout"}
     timeout = project.deploy.get("timeout", 300)
     try:
@@ -508,12 +508,6 @@ def _model(project: Project) -> client.Model:
     return client.Model(platform.get("GATEWAY_URL"), namespace, project.name)
 
 
-def _serving(project: Project) -> str:
-    """Version that serves now; empty if none does."""
-    model = _model(project)
-    return model.version if model.ready() else ""
-
-
 def _ask(model: client.Model, rows: dict[str, list[Any]], version: str, seconds: float = ROUTED) -> None:
     """Ask until the version answers as its model predicted.
 
@@ -540,16 +534,22 @@ def _ask(model: client.Model, rows: dict[str, list[Any]], version: str, seconds:
         time.sleep(1)
 
 
-def _back(endpoint: Any, former: str, say: Say) -> str:
-    """Undo a deployment; what serves now, as a part of a sentence."""
+def _back(endpoint: Any, former: bool, say: Say) -> str:
+    """Undo a deployment; what serves now, as a part of a sentence.
+
+    Args:
+        endpoint: what was deployed.
+        former: whether a version served before.
+        say: prints a line.
+    """
     from iml4e import serving
 
     model = endpoint.ask()
     if model.ready() and model.version not in ("", endpoint.version):
         return f"version {model.version} of another deployment stays"
     if former:
-        serving.rollback(endpoint.name, namespace=endpoint.namespace, say=say)
-        return f"version {former} serves again"
+        now = serving.rollback(endpoint.name, namespace=endpoint.namespace, say=say)
+        return f"version {now.version} serves again"
     serving.delete(endpoint.name, namespace=endpoint.namespace, say=say)
     return "nothing is served under that name now"
 
