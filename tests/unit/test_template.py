@@ -104,11 +104,11 @@ def test_tools_of_a_project_are_those_of_this_repository() -> None:
 
 @pytest.mark.parametrize(("load", "task"), [(load_breast_cancer, "classification"), (load_diabetes, "regression")])
 def test_a_project_of_ones_own_csv(template: Path, tmp_path: Path, load: Any, task: str) -> None:
-    data = tmp_path / "my data.csv"
+    data = tmp_path / "Kündigung: #1 'x'.csv"
     load(as_frame=True).frame.to_csv(data, index=False)
     made = scaffold.new("mine", data=str(data), target="target", folder=str(tmp_path / "made"), template=str(template))
     found = project.load(made)
-    assert found.data == "data/my data.csv"
+    assert found.data == f"data/{data.name}"
     assert found.contract.task == task
     assert found.gate.metric == {"classification": "accuracy", "regression": "r2"}[task]
     assert reading.read(found.contract, made / found.data)[1] == []
