@@ -82,7 +82,8 @@ def _rows(file: Iterable[str], content: bytes, dialect: Dialect) -> Iterator[tup
             if len(cells) > 1 or (cells and cells[0]):
                 yield line, cells
     except csv.Error as error:
-        raise Error(f"is no CSV file: {error} in line {reader.line_num}") from None
+        hint = f" (`csv: delimiter` in {FILE} is {dialect.delimiter!r})" if "expected after" in str(error) else ""
+        raise Error(f"is no CSV file: {error} in line {reader.line_num}{hint}") from None
     except UnicodeDecodeError:
         pass
     else:

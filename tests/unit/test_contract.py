@@ -118,10 +118,11 @@ def test_what_breaks_the_contract_is_told(tmp_path: Path, change: tuple[str, str
         (b" \n\n", "is an empty file"),
         (ROWS.splitlines()[0].encode(), "has a header and no row below it"),
         (
-            ROWS.replace(";", "\t").encode(),
+            ROWS.replace('"', "").replace(";", "\t").encode(),
             "has one column only: its delimiter seems to be '\\t', and schema.yaml says ';'",
         ),
         (ROWS[1:].encode("cp1252"), "is not utf-8: byte 0xf6 in line 1; name its encoding in schema.yaml"),
+        (ROWS.replace(";", "\t").encode(), "in line 1 (`csv: delimiter` in schema.yaml is ';')"),
         (b"PK\x03\x04" + bytes(50), "is no CSV file but a workbook or ZIP file: save it as CSV"),
         (None, "cannot be read: No such file or directory"),
     ],
