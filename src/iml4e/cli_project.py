@@ -60,7 +60,10 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     predict = stage("predict", _predict, "Ask the served model about rows as your data has them.")
     predict.add_argument("data", metavar="PATH", help="CSV file as schema.yaml spells it, image, or folder of images")
     predict.add_argument("--json", action="store_true", help="print JSON instead of CSV")
-    stage("try", _try, "Run the pipeline here, without a platform, on rows made of the contract.")
+    try_ = stage("try", _try, "Run the pipeline here, without a platform.")
+    try_.add_argument(
+        "--data", default="", metavar="PATH", help="file or folder; default: rows made up of the contract"
+    )
 
 
 def _project(options: argparse.Namespace) -> Any:
@@ -161,7 +164,7 @@ def _try(options: argparse.Namespace) -> None:
     from iml4e import delivery
 
     with tempfile.TemporaryDirectory(prefix="try-") as folder:
-        result = delivery.try_out(_project(options), Path(folder))
+        result = delivery.try_out(_project(options), Path(folder), data=options.data)
     print(
         f"\n{result['gate']}: {result['reason']}\nThe pipeline works; these rows were made up, and so is the verdict."
     )

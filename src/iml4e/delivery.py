@@ -184,7 +184,7 @@ def release(project: Project, version: str = "", *, force: bool = False, say: Sa
         reason = found.tags.get("gate_reason", "no reason given")
         raise Error(f"{project.name} version {version} is rejected ({reason}); --force releases it all the same")
     rows = kept(found)
-    former = _serving(project)
+    former = _model(project).ready()
     options = {key: value for key, value in project.deploy.items() if key != "timeout"}
     timeout = project.deploy.get("timeout", 300)
     try:
@@ -246,13 +246,14 @@ def predict(project: Project, data: str) -> tuple[list[Any], str]:
     return found, model.version
 
 
-def try_out(project: Project, folder: Path, *, rows: int = 120, out: Any = None) -> dict[str, Any]:
-    """Run the whole pipeline on this machine, without a platform, on rows that fit the contract and that nobody has measured.
+def try_out(project: Project, folder: Path, *, data: str = "", rows: int = 120, out: Any = None) -> dict[str, Any]:
+    """Run the whole pipeline on this machine, without a platform.
 
     Args:
         project: the project.
         folder: where MLflow's database and files go.
-        rows: number of rows.
+        data: file or folder; empty: rows that fit the contract and that nobody has measured.
+        rows: number of these.
         out: where to print the progress; None: standard output.
 
     Returns:
@@ -263,14 +264,11 @@ def try_out(project: Project, folder: Path, *, rows: int = 120, out: Any = None)
     """
     import mlflow
 
-    from iml4e import engines, example, graph
+    from iml4e import engines, graph
 
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    made = project.contract
-    needed = getattr(made, "rows_per_class", 1) * 3 * max(2, len(getattr(made, "classes", ())))
-    data = folder / ("images" if made.kind == "images" else "data.csv")
-    example.write(made, data, max(rows, made.rows, needed))
+    place = _local(project, data) if data else _made_up(project, folder, rows)
     uri = f"sqlite:///{folder}/mlflow.db"
     told = {
         "MLFLOW_TRACKING_URI": uri,
@@ -286,7 +284,7 @@ def try_out(project: Project, folder: Path, *, rows: int = 120, out: Any = None)
         api = mlflow.MlflowClient(uri)
         if not api.get_experiment_by_name(project.name):
             api.create_experiment(project.name, (folder / "artifacts").as_uri())
-        arguments = {"dataset_key": f"file:{data}", "parameters": dict(project.parameters), "tags": {}}
+        arguments = {"dataset_key": f"file:{place.resolve()}", "parameters": dict(project.parameters), "tags": {}}
         with _engine("local"):
             steps = engines.run(graph.pipeline(project), arguments, engine="local", out=out or sys.stdout)
         return _summary(project, steps, {**arguments, "tags": {}})
@@ -297,6 +295,22 @@ def try_out(project: Project, folder: Path, *, rows: int = 120, out: Any = None)
                 os.environ[name] = value
         mlflow.set_tracking_uri(tracking)
         platform._release.cache_clear()
+
+
+def _made_up(project: Project, folder: Path, rows: int) -> Path:
+    """Write rows that fit the contract; where none can be made, take the project's own."""
+    from iml4e import example
+
+    made = project.contract
+    path = folder / ("images" if made.kind == "images" else "data.csv")
+    least = 3 * made.rows_per_class * max(2, len(getattr(made, "classes", ())))
+    try:
+        example.write(made, path, max(rows, 2 * made.rows, least))
+    except Error:
+        if project.data.startswith("s3:"):
+            raise
+        return _local(project, project.data)
+    return path
 
 
 def last(project: Project) -> dict[str, Any]:
@@ -494,12 +508,6 @@ def _model(project: Project) -> client.Model:
     return client.Model(platform.get("GATEWAY_URL"), namespace, project.name)
 
 
-def _serving(project: Project) -> str:
-    """Version that serves now; empty if none does."""
-    model = _model(project)
-    return model.version if model.ready() else ""
-
-
 def _ask(model: client.Model, rows: dict[str, list[Any]], version: str, seconds: float = ROUTED) -> None:
     """Ask until the version answers as its model predicted.
 
@@ -526,16 +534,22 @@ def _ask(model: client.Model, rows: dict[str, list[Any]], version: str, seconds:
         time.sleep(1)
 
 
-def _back(endpoint: Any, former: str, say: Say) -> str:
-    """Undo a deployment; what serves now, as a part of a sentence."""
+def _back(endpoint: Any, former: bool, say: Say) -> str:
+    """Undo a deployment; what serves now, as a part of a sentence.
+
+    Args:
+        endpoint: what was deployed.
+        former: whether a version served before.
+        say: prints a line.
+    """
     from iml4e import serving
 
     model = endpoint.ask()
     if model.ready() and model.version not in ("", endpoint.version):
         return f"version {model.version} of another deployment stays"
     if former:
-        serving.rollback(endpoint.name, namespace=endpoint.namespace, say=say)
-        return f"version {former} serves again"
+        now = serving.rollback(endpoint.name, namespace=endpoint.namespace, say=say)
+        return f"version {now.version} serves again"
     serving.delete(endpoint.name, namespace=endpoint.namespace, say=say)
     return "nothing is served under that name now"
 

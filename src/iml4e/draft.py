@@ -44,7 +44,8 @@ def table(path: Path, target: str = "", task: str = "") -> Draft:
     encoding = _encoding(content)
     dialect = Dialect(_delimiter(content, encoding), encoding=encoding)
     try:
-        header, lines = reading.parse(content, dialect)
+        header, rows = reading.parse(content, dialect)
+        lines = list(rows)
         if not lines:
             raise Error("has a header and no row below it")
         if len(header) == 1:

@@ -5,6 +5,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+from iml4e import Error
 from iml4e.contract import Column, Contract, Images, Table
 from iml4e.reading import typed
 
@@ -33,7 +34,11 @@ def rows(contract: Contract, number: int, seed: int = 0) -> Any:
 
 
 def write(contract: Contract, path: Path, number: int, seed: int = 0) -> None:
-    """Write valid data: a CSV file as the contract spells it, or a folder of images."""
+    """Write valid data: a CSV file as the contract spells it, or a folder of images.
+
+    Raises:
+        Error: a column has a pattern, whose texts nobody can guess.
+    """
     import csv
 
     if isinstance(contract, Images):
@@ -42,6 +47,8 @@ def write(contract: Contract, path: Path, number: int, seed: int = 0) -> None:
             (path / label).mkdir(parents=True, exist_ok=True)
             (path / label / f"{at:04d}.{contract.formats[0].lower()}").write_bytes(content)
         return
+    if patterned := [each.name for each in contract.columns if each.pattern]:
+        raise Error(f"no example can be made of column {patterned[0]!r}, which has a `pattern`")
     made, dialect = _values(contract, number, seed), contract.csv
 
     def cell(column: Column, value: Any) -> str:

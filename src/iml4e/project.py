@@ -82,8 +82,8 @@ class Project:
         ]:
             for each in [each for each in sys.modules if each == PACKAGE or each.startswith(f"{PACKAGE}.")]:
                 del sys.modules[each]  # of another project
-        if folder not in sys.path:
-            sys.path.insert(0, folder)
+        if sys.path[0] != folder:
+            sys.path[:] = [folder, *(each for each in sys.path if each != folder)]
         try:
             found = importlib.import_module(f"{PACKAGE}.{module}")
         except Exception as error:  # whatever a partner's module raises

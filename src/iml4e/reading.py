@@ -3,18 +3,24 @@
 Problems are those of `iml4e.quality`: column, check, number of cases, an example.
 """
 
+import array
+import codecs
 import csv
 import difflib
 import io
+import itertools
 import re
+import sys
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from iml4e import Error
 from iml4e.contract import DELIMITERS, FILE, Column, Contract, Dialect, Images, Table, names
 
+#: Rows whose cells are in memory as text at a time.
+CHUNK = 20_000
 Problem = dict[str, Any]
 Source = str | Path | bytes
 
@@ -37,52 +43,66 @@ def features_of(contract: Contract, source: Source) -> tuple[Any, list[Problem]]
     raise TypeError(contract)
 
 
-def parse(source: str | Path | bytes, dialect: Dialect) -> tuple[list[str], list[tuple[int, list[str]]]]:
+def parse(source: Source, dialect: Dialect) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
     """Read the cells of a CSV file as text, without the spaces around them: header, and each row with its line in the file.
 
     Raises:
-        Error: it is no CSV file; the message continues a sentence about the data.
+        Error: it is no CSV file; the message continues a sentence about the data. Rows raise it too.
     """
     try:
         content = source if isinstance(source, bytes) else Path(source).read_bytes()
     except OSError as error:
         raise Error(f"cannot be read: {error.strerror}") from None
-    if not content.strip():
+    if not content or content.isspace():
         raise Error("is an empty file")
     if content[:4] in (b"PK\x03\x04", b"\xd0\xcf\x11\xe0"):
         raise Error("is no CSV file but a workbook or ZIP file: save it as CSV")
     try:
-        text = content.decode(dialect.encoding).removeprefix("\ufeff")
+        file = io.TextIOWrapper(io.BytesIO(content.removeprefix(codecs.BOM_UTF8)), dialect.encoding, newline="")
+    except LookupError:
+        raise Error(
+            f"has an encoding that Python does not know, {dialect.encoding!r} (csv: encoding in {FILE})"
+        ) from None
+    if b"\0" in content and not dialect.encoding.lower().startswith(("utf-16", "utf-32")):
+        raise Error("is no CSV file: it has binary content")
+    rows = _rows(file, content, dialect)
+    _, header = next(rows, (0, []))
+    header = [name or f"column {number}" for number, name in enumerate(header, 1)]
+    return header, _even(rows, len(header))
+
+
+def _rows(file: Iterable[str], content: bytes, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
+    """Rows that are not empty."""
+    reader = csv.reader(file, delimiter=dialect.delimiter, strict=True)
+    begun = 1
+    try:
+        for row in reader:
+            line, begun = begun, reader.line_num + 1
+            cells = [cell.strip() for cell in row]
+            if len(cells) > 1 or (cells and cells[0]):
+                yield line, cells
+    except csv.Error as error:
+        hint = f" (`csv: delimiter` in {FILE} is {dialect.delimiter!r})" if "expected after" in str(error) else ""
+        raise Error(f"is no CSV file: {error} in line {reader.line_num}{hint}") from None
+    except UnicodeDecodeError:
+        pass
+    else:
+        return
+    try:
+        content.decode(dialect.encoding)
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise Error(
             f"is not {dialect.encoding}: byte 0x{content[error.start]:02x} in line {line}; name its encoding in {FILE} (csv: encoding), such as cp1252"
         ) from None
-    except LookupError:
-        raise Error(
-            f"has an encoding that Python does not know, {dialect.encoding!r} (csv: encoding in {FILE})"
-        ) from None
-    if "\0" in text:
-        raise Error("is no CSV file: it has binary content")
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=dialect.delimiter, strict=True)
-    header: list[str] = []
-    rows: list[tuple[int, list[str]]] = []
-    begun = 1
-    try:
-        for row in reader:
-            line, begun = begun, reader.line_num + 1
-            if not row or (len(row) == 1 and not row[0].strip()):
-                continue
-            cells = [cell.strip() for cell in row]
-            if not header:
-                header = [name or f"column {number}" for number, name in enumerate(cells, 1)]
-            elif len(cells) != len(header):
-                raise Error(f"has {len(cells)} fields in line {line}, and {len(header)} in its header")
-            else:
-                rows.append((line, cells))
-    except csv.Error as error:
-        raise Error(f"is no CSV file: {error} in line {reader.line_num}") from None
-    return header, rows
+
+
+def _even(rows: Iterator[tuple[int, list[str]]], width: int) -> Iterator[tuple[int, list[str]]]:
+    """Rows as wide as the header."""
+    for line, cells in rows:
+        if len(cells) != width:
+            raise Error(f"has {len(cells)} fields in line {line}, and {width} in its header")
+        yield line, cells
 
 
 def convert(cells: Sequence[str], column: Column, dialect: Dialect) -> tuple[list[Any], list[int]]:
@@ -104,8 +124,8 @@ def number(column: Column, dialect: Dialect) -> Callable[[str], float]:
     """What reads a number, with or without separators of thousands."""
     decimal = dialect.decimal
     group = re.escape("." if decimal == "," else ",")
-    grouped = re.compile(rf"[+-]?\d{{1,3}}({group}\d{{3}})+({re.escape(decimal)}\d+)?")
-    plain = re.compile(rf"[+-]?(\d+{re.escape(decimal)}?\d*|{re.escape(decimal)}\d+)([eE][+-]?\d+)?")
+    grouped = re.compile(rf"[+-]?\d{{1,3}}({group}\d{{3}})+({re.escape(decimal)}\d+)?", re.ASCII)
+    plain = re.compile(rf"[+-]?(\d+{re.escape(decimal)}?\d*|{re.escape(decimal)}\d+)([eE][+-]?\d+)?", re.ASCII)
 
     def read(cell: str) -> float:
         if grouped.fullmatch(cell):
@@ -145,7 +165,7 @@ def date(column: Column, dialect: Dialect) -> Callable[[str], str]:
 #: Type: what makes a function from a cell to its value; a ValueError means that it is not of that type.
 READERS: dict[str, Callable[[Column, Dialect], Callable[[str], Any]]] = {
     "number": number, "integer": _integer, "date": date,
-    "category": lambda column, dialect: str, "text": lambda column, dialect: str,
+    "category": lambda column, dialect: sys.intern, "text": lambda column, dialect: str,
 }  # fmt: skip
 
 
@@ -192,39 +212,38 @@ def _table(contract: Table, source: Source, columns: Sequence[Column]) -> tuple[
 
     from iml4e import quality
 
+    numbers = array.array("Q")  # the line of each row
+    done: dict[str, list[Any]] = {each.name: [] for each in columns}
+    wrong: dict[str, list[tuple[int, str]]] = {each.name: [] for each in columns}
+    strict = contract.column(contract.target) in columns
     try:
         header, lines = parse(source, contract.csv)
+        if problems := _header(contract, header, columns, strict=strict):
+            return pd.DataFrame(), problems
+        while chunk := list(itertools.islice(lines, CHUNK)):
+            cells = dict(zip(header, zip(*(row for _, row in chunk), strict=True), strict=True))
+            for each in columns:
+                values, places = convert(cells[each.name], each, contract.csv)
+                done[each.name].append(typed(values, each))
+                wrong[each.name] += [(chunk[at][0], cells[each.name][at]) for at in places]
+            numbers.extend(line for line, _ in chunk)
     except Error as error:
         return pd.DataFrame(), [{"column": "", "check": str(error), "cases": 1, "example": ""}]
-    strict = contract.column(contract.target) in columns
-    cells = dict(zip(header, zip(*(row for _, row in lines), strict=True), strict=True)) if lines else {}
-    problems, done = _header(contract, header, columns, strict=strict), {}
-    if problems:
-        return pd.DataFrame(), problems
-    numbers = [line for line, _ in lines]
+    if not numbers:
+        return pd.DataFrame(), [{"column": "", "check": "has a header and no row below it", "cases": 1, "example": ""}]
+    table = pd.DataFrame({name: pd.concat(parts, ignore_index=True) for name, parts in done.items()})
+    del done
     for each in columns:
-        values, wrong = convert(cells[each.name], each, contract.csv) if lines else ([], [])
-        done[each.name] = typed(values, each)
-        if wrong:
+        if bad := wrong[each.name]:
             what = {"date": f"is no date such as {each.format}"}.get(each.type, f"is no {each.type}")
-            case = f"line {numbers[wrong[0]]}: {cells[each.name][wrong[0]]!r}"
-            if each.type in ("number", "integer") and _other_decimal(
-                contract.csv, [cells[each.name][at] for at in wrong]
-            ):
+            case = f"line {bad[0][0]}: {bad[0][1]!r}"
+            if each.type in ("number", "integer") and _other_decimal(contract.csv, [cell for _, cell in bad]):
                 what += f" (`csv: decimal` in {FILE} is {contract.csv.decimal!r})"
-            problems.append({"column": each.name, "check": what, "cases": len(wrong), "example": case})
-        elif (
-            lines
-            and each.missing
-            and each.name in (*contract.features, contract.target)
-            and all(v is None for v in values)
-        ):
+            problems.append({"column": each.name, "check": what, "cases": len(bad), "example": case})
+        elif strict and each.missing and (each.use or each.name == contract.target) and table[each.name].isna().all():
             problems.append(
-                {"column": each.name, "check": "has no value in any row", "cases": len(lines), "example": ""}
+                {"column": each.name, "check": "has no value in any row", "cases": len(numbers), "example": ""}
             )
-    table = pd.DataFrame(done, columns=[each.name for each in columns])
-    if not lines:
-        return table, [{"column": "", "check": "has a header and no row below it", "cases": 1, "example": ""}]
     bad = {problem["column"] for problem in problems}
     schema = _table_schema([each for each in columns if each.name not in bad])
     problems += quality.check(table, schema, lambda index: f"line {numbers[int(index)]}")[1]
