@@ -418,9 +418,9 @@ def _summary(project: Project, steps: Any, arguments: dict[str, Any]) -> dict[st
         "version": of["register"].get("Output", ""),
         "gate": verdict["gate"],
         "reason": verdict["reason"],
-        "metrics": verdict["figures"],
+        "metrics": _figures(verdict["figures"]),
         "champion": verdict["champion"],
-        "champion_metrics": verdict["champion_figures"],
+        "champion_metrics": _figures(verdict["champion_figures"]),
         "run_id": trained["run_id"],
         "run": page,
         "pipeline_run": steps.url or None,
@@ -429,6 +429,11 @@ def _summary(project: Project, steps: Any, arguments: dict[str, Any]) -> dict[st
         "commit": arguments["tags"].get("mlflow.source.git.commit", ""),
         "seconds": {**steps.seconds, "all": round(time.monotonic() - steps.start, 1)},
     }
+
+
+def _figures(told: Any) -> dict[str, float]:
+    """Metrics of a step's output, which is text where the engine knows no mappings."""
+    return json.loads(told) if isinstance(told, str) else dict(told)
 
 
 def _put(project: Project, path: Path, out: Any) -> tuple[str, str]:
