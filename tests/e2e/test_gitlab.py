@@ -50,11 +50,13 @@ def runner(cluster: Cluster) -> Iterator[Cluster]:
     text = text.replace('"kind": "Role", "name": "model-ci"', '"kind": "Role", "name": "e2e-model-ci"')
     with releases.namespace(cluster, RUNNER) as there:
         things = json.loads(text)
-        there.apply(*things)
-        yield there
-        for thing in things:
-            if thing["metadata"]["namespace"] == NAMESPACE:
-                cluster.delete(thing["apiVersion"], thing["kind"], thing["metadata"]["name"])
+        try:
+            there.apply(*things)
+            yield there
+        finally:
+            for thing in things:
+                if thing["metadata"]["namespace"] == NAMESPACE:
+                    cluster.delete(thing["apiVersion"], thing["kind"], thing["metadata"]["name"])
 
 
 @dataclass
