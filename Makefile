@@ -46,7 +46,7 @@ lint: setup ## Check style of Python, YAML, shell and prose, and that generated 
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/yamllint --strict .
-	@.venv/bin/shellcheck .ci/run images/argo/unpack charts/iml4e/files/*.sh charts/iml4e/charts/*/files/*.sh
+	@.venv/bin/shellcheck .ci/run ci/setup images/argo/unpack charts/iml4e/files/*.sh charts/iml4e/charts/*/files/*.sh
 	@.venv/bin/codespell
 	@scripts/chart --check
 	@scripts/dashboards --check
@@ -62,6 +62,7 @@ arms: setup ## Tell which arms of the chart's templates no render test reaches
 unit: setup ## Test the Python code without a cluster
 	@.venv/bin/pytest -q -n 2 --dist loadfile tests/unit
 e2e: setup up ## Test the running platform; install or upgrade the platform first
+	@ci/setup > /dev/null || echo 'The tests of GitLab pipelines are skipped.'
 	@KUBECONFIG=$${KUBECONFIG:-$(IML4E_STATE)/admin.conf} .venv/bin/pytest -q -n 2 --dist loadscope tests/e2e
 bench: setup ## Compare the model server with others; writes docs/measured-model-server.md
 	@scripts/bench

@@ -3,58 +3,29 @@
 A table is a CSV file: numbers in the model's order, and the truth in the last column, `target`.
 """
 
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from kfp import dsl
-from kfp.dsl.pipeline_task import TaskState
-from kfp.dsl.python_component import PythonComponent
 
-from iml4e.engines import embedding
+from iml4e.engines import steps
+from iml4e.engines.steps import Step
 
-#: Image of the steps on Kubeflow Pipelines; `pipelines.run` sets it to the release's own.
-IMAGE = os.environ.get("RUNTIME_IMAGE") or "ghcr.io/mlflow/mlflow:v3.17.2-full"
-#: Whether the steps' image has the package `iml4e` and all that steps import.
-COMPLETE = os.environ.get("IML4E_IN_IMAGE") == "1"
 REQUIREMENTS = (Path(__file__).parent / "requirements.txt").read_text().splitlines()
 #: Requirement of each package that MLflow's public image lacks.
 PINS = {re.split("[=<>~]", line)[0]: line for line in REQUIREMENTS if not line.startswith("#")}
 
 
-class Step(PythonComponent):
-    """A component whose tasks are never cached: steps change MLflow, S3 and the cluster, which a cached result would not."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> dsl.PipelineTask:
-        """Make a task that is never cached, with a memory request and limit."""
-        task = super().__call__(*args, **kwargs)
-        if task.state is TaskState.FUTURE:  # kfp.local alone has run the task by now
-            task.set_caching_options(False).set_memory_request("256Mi").set_memory_limit("1Gi")
-        return task
-
-
 def step(*packages: str, functions: tuple[Callable, ...] = ()) -> Callable[[Callable], Step]:
-    """Decorator that makes a step of a function.
+    """Decorator that makes a step of a function; `pipelines.run` sets RUNTIME_IMAGE, its image on Kubeflow Pipelines.
 
     Args:
         packages: packages of `requirements.txt` that the function imports, beside kfp.
         functions: functions of the same module that the function calls.
     """
-
-    def make(function: Callable) -> Step:
-        component = dsl.component(
-            function,
-            base_image=IMAGE,
-            packages_to_install=[] if COMPLETE else [PINS[name] for name in ("kfp", *packages)],
-            embedded_artifact_path=None if COMPLETE else embedding.packed([function, *functions]),
-            install_kfp_package=False,
-            additional_funcs=list(functions),
-        )
-        return Step(component.component_spec, function)
-
-    return make
+    return lambda function: steps.step(function, *packages, functions=functions, pinned=PINS)
 
 
 @step()

@@ -66,7 +66,7 @@ HELPERS = """\
 {{- end }}
 
 {{- define "PART.labels" -}}
-helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 {{ include "PART.podLabels" . }}
 {{- end }}
 

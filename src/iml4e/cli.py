@@ -1,4 +1,4 @@
-"""The command `iml4e`: deploy, list, ask, roll back and delete models; put and get datasets; examine a release, rotate its credentials."""
+"""The command `iml4e`: deploy, list, ask, roll back and delete models; put and get datasets; make and run projects; examine a release, rotate its credentials."""
 
 import argparse
 import csv
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from iml4e import Error, __version__
+from iml4e import Error, __version__, cli_project
 
 #: Rows in one request: far below the 2 MiB that the model server takes.
 BATCH = 500
@@ -213,6 +213,7 @@ def parser() -> argparse.ArgumentParser:
     rehearse.add_argument("--keep", action="store_true", help="leave the namespace, to look at it")
     rehearse.add_argument("--json", action="store_true", help="print JSON, progress on standard error")
 
+    cli_project.add(command)
     data = command("data", None, "Datasets: put, list, get.").add_subparsers(required=True, metavar="COMMAND")
     put = command("put", _put, "Store a file or folder as the next version of a dataset.", to=data)
     put.add_argument("source", metavar="FILE|FOLDER")

@@ -121,6 +121,17 @@ def wait(model: Model, seconds: float = 60) -> None:
         time.sleep(0.5)
 
 
+def same(answer: Any, wanted: Any) -> bool:
+    """Whether an answer is the expected one: numbers may differ in the last digits, which depend on the batch and the machine."""
+    if isinstance(answer, list) and isinstance(wanted, list):
+        return len(answer) == len(wanted) and all(map(same, answer, wanted))
+    if isinstance(answer, dict) and isinstance(wanted, dict):
+        return answer.keys() == wanted.keys() and all(same(answer[key], wanted[key]) for key in wanted)
+    if isinstance(answer, float) and isinstance(wanted, float | int):
+        return math.isclose(answer, wanted, rel_tol=1e-6, abs_tol=1e-9)
+    return answer == wanted
+
+
 def read_csv(text: str, metadata: dict[str, Any]) -> list[Any]:
     """Rows of a CSV file with a header, in the types that a model's V2 metadata names.
 

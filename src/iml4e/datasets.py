@@ -165,6 +165,28 @@ def get(name: str, version: str = "", to: str | Path = "", *, packed: bool = Fal
     return dataset
 
 
+def copy(place: str, to: str | Path) -> Dataset:
+    """Take a file or folder of this machine, `file:PATH`, as `get(…, packed=True)` takes one of the bucket: for trials without a platform.
+
+    Raises:
+        Error: there is none.
+    """
+    path = Path(place.removeprefix("file:"))
+    if path.is_dir():
+        rows = manifest(path)
+        content = as_csv(rows)
+        with zipfile.ZipFile(to, "w") as archive:
+            archive.writestr(MANIFEST, content)
+            for row in rows:
+                archive.write(path / row["key"], row["key"])
+    elif path.is_file():
+        content = path.read_bytes()
+        Path(to).write_bytes(content)
+    else:
+        raise Error(f"there is no file or folder {path}")
+    return Dataset(place, place, "", hashlib.sha256(content).hexdigest(), len(content))
+
+
 def listing(prefix: str = "") -> list[Dataset]:
     """List the latest version of each dataset whose key starts with `prefix`; the files of a folder are left out."""
     bucket = platform.get("S3_DATASETS_BUCKET")

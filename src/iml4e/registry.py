@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -143,7 +143,22 @@ def storage_uri(name: str, version: str) -> str:
 
 
 def fit(
-    model: Any, features: Any, truth: Any, *, table: Any, name: str, address: str, sha256: str, params: dict[str, Any]
+    model: Any,
+    features: Any,
+    truth: Any,
+    *,
+    table: Any,
+    name: str,
+    address: str,
+    sha256: str,
+    params: dict[str, Any],
+    target: str = "target",
+    measure: tuple[str, Callable[[Any, Any], float]] | None = None,
+    signature: Any = None,
+    code: Sequence[str] = (),
+    requirements: Sequence[str] = (),
+    tags: dict[str, str] | None = None,
+    example: bool = True,
 ) -> tuple[str, str, str]:
     """Fit a scikit-learn model in an MLflow run, and log it with its data, signature, example and requirements.
 
@@ -156,6 +171,13 @@ def fit(
         address: address of the exact dataset version.
         sha256: digest of that version.
         params: parameters to log.
+        target: column of the truth in `table`.
+        measure: name of a metric, and its function of truth and predictions, for the training rows; None: accuracy.
+        signature: what the model takes and answers; None: what features and predictions look like.
+        code: folders of modules that the model imports; they travel with it.
+        requirements: packages that the model imports beside MLflow and scikit-learn, as `name==version`.
+        tags: more tags of the run.
+        example: whether the first rows are kept with the model.
 
     Returns:
         run id, experiment id, MLflow address of the model.
@@ -165,23 +187,34 @@ def fit(
 
     client()
     # MLflow allows 36 characters for a digest; the whole one is a tag
-    dataset = mlflow.data.from_pandas(table, source=address, targets="target", name=name, digest=sha256[:36])
+    dataset = mlflow.data.from_pandas(table, source=address, targets=target, name=name, digest=sha256[:36])
     mlflow.set_experiment(name)
     with mlflow.start_run() as run:
         mlflow.log_input(dataset, context="training")
-        mlflow.set_tags({"dataset": address, "dataset.sha256": sha256})
+        mlflow.set_tags({"dataset": address, "dataset.sha256": sha256, **(tags or {})})
         mlflow.log_params({**params, "rows": len(table)})
         model.fit(features, truth)
-        mlflow.log_metric("training_accuracy", model.score(features, truth))
+        predicted = model.predict(features)
+        metric, figure = measure or ("accuracy", lambda truth, _: model.score(features, truth))
+        mlflow.log_metric(f"training_{metric}", figure(truth, predicted))
         logged = mlflow.sklearn.log_model(
             model,
             name="model",
-            signature=mlflow.models.infer_signature(features, model.predict(features)),
-            input_example=features[:2],
-            pip_requirements=[f"mlflow=={mlflow.__version__}", f"scikit-learn=={sklearn.__version__}"],
+            signature=signature or mlflow.models.infer_signature(features, predicted),
+            input_example=features[:2] if example else None,
+            pip_requirements=[f"mlflow=={mlflow.__version__}", f"scikit-learn=={sklearn.__version__}", *requirements],
+            code_paths=list(code) or None,
+            skops_trusted_types=_foreign(model) if code or requirements else None,
         )
     print(f"run {run.info.run_id}: {len(table)} rows, model {logged.model_uri}")
     return run.info.run_id, run.info.experiment_id, logged.model_uri
+
+
+def _foreign(model: Any) -> list[str]:
+    """Types in a model that skops does not know: those of its own code, and of libraries beside scikit-learn."""
+    import skops.io
+
+    return skops.io.get_untrusted_types(data=skops.io.dumps(model))
 
 
 def evaluate(model_uri: str, run_id: str, name: str, rows: Any, truth: Any, floor: float) -> dict[str, Any]:
@@ -220,27 +253,48 @@ def evaluate(model_uri: str, run_id: str, name: str, rows: Any, truth: Any, floo
     return {"gate": gate, "reason": reason, **figures}
 
 
-def decide(accuracy: float, floor: float, best: float | None = None, version: str = "") -> tuple[str, str]:
-    """The gate: the accuracy must reach the floor, and must not be below the champion's on the same rows.
+def decide(
+    value: float,
+    limit: float,
+    best: float | None = None,
+    version: str = "",
+    metric: str = "accuracy",
+    *,
+    higher: bool = True,
+) -> tuple[str, str]:
+    """The gate: the metric must reach the limit, and must not be worse than the champion's on the same rows.
 
     Args:
-        accuracy: of the new model, from 0 to 1.
-        floor: least accuracy, from 0 to 1.
-        best: accuracy of the champion; None if there is none.
+        value: of the new model.
+        limit: the worst that passes.
+        best: that of the champion; None if there is none.
         version: version of the champion.
+        metric: name of the metric.
+        higher: whether a higher value is better.
 
     Returns:
         "passed" or "rejected", and why in one sentence.
     """
     present = "no champion yet" if best is None else f"the champion's {best:.3f} (version {version})"
-    if accuracy < floor:
-        return "rejected", f"accuracy {accuracy:.3f} is below the floor {floor:.3f}"
-    if best is not None and accuracy < best:
-        return "rejected", f"accuracy {accuracy:.3f} is below {present}"
-    return "passed", f"accuracy {accuracy:.3f} reaches the floor {floor:.3f}; {present}"
+    worse, bound = ("below", "floor") if higher else ("above", "ceiling")
+    sign = 1 if higher else -1
+    if sign * value < sign * limit:
+        return "rejected", f"{metric} {value:.3f} is {worse} the {bound} {limit:.3f}"
+    if best is not None and sign * value < sign * best:
+        return "rejected", f"{metric} {value:.3f} is {worse} {present}"
+    reaches = "reaches" if higher else "stays within"
+    return "passed", f"{metric} {value:.3f} {reaches} the {bound} {limit:.3f}; {present}"
 
 
-def register(model_uri: str, name: str, gate: str, reason: str, dataset: str = "", run_id: str = "") -> str:
+def register(
+    model_uri: str,
+    name: str,
+    gate: str,
+    reason: str,
+    dataset: str = "",
+    run_id: str = "",
+    more: dict[str, str] | None = None,
+) -> str:
     """Register a model as a new version, tagged status=candidate, or status=rejected where `gate` is not "passed".
 
     The digest of its files is a tag as well, and a signature where IML4E_SIGNING_KEY names a key: the model server checks both.
@@ -252,6 +306,7 @@ def register(model_uri: str, name: str, gate: str, reason: str, dataset: str = "
         reason: why, in one sentence.
         dataset: address of the exact dataset version.
         run_id: MLflow run that trained it.
+        more: more tags of the version.
 
     Returns:
         Number of the new version.
@@ -262,7 +317,7 @@ def register(model_uri: str, name: str, gate: str, reason: str, dataset: str = "
 
     check_name(name)
     tags = {"status": "candidate" if gate == "passed" else "rejected", "gate_reason": reason}
-    tags |= {key: value for key, value in {"dataset": dataset, "run_id": run_id}.items() if value}
+    tags |= {key: value for key, value in {"dataset": dataset, "run_id": run_id, **(more or {})}.items() if value}
     client()
     with told():
         version = str(mlflow.register_model(model_uri, name, tags=tags).version)

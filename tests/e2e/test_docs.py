@@ -87,6 +87,16 @@ def test_quickstart(gateway: Gateway, clone: Path) -> None:
     assert '{"predictions":[0]}' in said.replace(" ", "")
 
 
+@pytest.mark.timeout(900)
+def test_a_project_of_your_own(gateway: Gateway, clone: Path) -> None:
+    page = REPO / "docs" / "template.md"
+    with without(gateway, "tumours"):
+        said = bash("\n".join(blocks(page, "bash")), clone, 840)
+    assert "data/tumours.csv: 569 rows are valid" in said
+    assert re.search(r"answers 50 rows as evaluated\nprediction\n", said), said[-2000:]
+    assert "version 1 answered 569 rows" in said
+
+
 #: Commands of the README that this test leaves out: `make test` runs it on the platform that they made.
 HARNESS = {"make up", "helm install"}
 

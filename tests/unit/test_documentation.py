@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).resolve().parents[2]
-FOLDERS = "charts|dashboards|docs|images|load|pipelines|scripts|src|tests|values"
+FOLDERS = "charts|ci|dashboards|deploy|docs|images|load|pipelines|scripts|src|template|tests|values"
 #: Pages that name files which their reader makes, or which are gone.
 PATHS_OF_OTHERS = {"CONTRIBUTING.md", "CHANGELOG.md"}
 

@@ -1,5 +1,5 @@
 {{- define "runner.labels" -}}
-helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 app.kubernetes.io/name: runner
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: runner

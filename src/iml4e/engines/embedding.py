@@ -13,14 +13,20 @@ import iml4e
 _PACKED = tempfile.TemporaryDirectory(prefix="iml4e-")
 
 
-def packed(functions: Sequence[Callable]) -> str:
-    """Copy the modules of `iml4e` that a step needs into a folder, for KFP to embed; return the folder.
+def packed(functions: Sequence[Callable], project: Path | None = None, files: Sequence[str] = ()) -> str:
+    """Copy the modules of `iml4e` that a step needs, and files of a project, into a folder, for KFP to embed; return the folder.
 
     Without docstrings and comments: KFP writes an embedded folder into a run's state about five times for each step, and
     Argo keeps that state in one object of at most 1 MiB.
     """
     source = Path(iml4e.__file__).parent
     folder = Path(tempfile.mkdtemp(dir=_PACKED.name))
+    for file in sorted({each for pattern in files for each in (project or Path()).glob(pattern)}):
+        target = folder / file.relative_to(project or Path())
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, target)
+    if not functions:
+        return str(folder)
     (folder / "iml4e").mkdir()
     wanted = _imported("\n".join(textwrap.dedent(inspect.getsource(function)) for function in functions))
     done: set[str] = set()

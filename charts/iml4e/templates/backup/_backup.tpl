@@ -1,5 +1,5 @@
 {{- define "backup.labels" -}}
-helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 {{ include "backup.podLabels" . }}
 {{- end }}
 

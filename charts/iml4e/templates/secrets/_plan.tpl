@@ -1,6 +1,6 @@
 {{/* Labels of the Job that makes Secrets, and of what it needs. */}}
 {{- define "iml4e.secrets.labels" -}}
-helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 app.kubernetes.io/name: secrets
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: secrets

@@ -4,7 +4,7 @@
 {{- end }}
 
 {{- define "home.labels" -}}
-helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 {{ include "home.podLabels" . }}
 {{- end }}
 

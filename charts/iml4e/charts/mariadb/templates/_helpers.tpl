@@ -4,7 +4,7 @@
 {{- end }}
 
 {{- define "mariadb.labels" -}}
-helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 {{ include "mariadb.podLabels" . }}
 {{- end }}
 

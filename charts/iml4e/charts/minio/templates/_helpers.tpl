@@ -4,7 +4,7 @@
 {{- end }}
 
 {{- define "minio.labels" -}}
-helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 {{ include "minio.podLabels" . }}
 {{- end }}
 

@@ -4,7 +4,7 @@
 {{- end }}
 
 {{- define "mlflow.labels" -}}
-helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 {{ include "mlflow.podLabels" . }}
 {{- end }}
 

@@ -1,0 +1,318 @@
+"""Drafts the data contract of data that nobody has described yet: what it is, how it is written, and generous limits."""
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from iml4e import Error, contract, reading
+from iml4e.contract import DELIMITERS, Column, Dialect
+
+#: Texts that stand for a missing value in many files.
+ABSENT = ("NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "?", "-", "#N/A")
+DATES = ("%Y-%m-%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%Y/%m/%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%d.%m.%Y %H:%M", "%Y-%m-%d %H:%M")  # fmt: skip
+#: A text with more different values than this is no category.
+MOST = 50
+#: A whole number with more different values than this is a quantity, not a class.
+CLASSES = 20
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A contract, and what a first gate may demand."""
+
+    text: str
+    """Content of schema.yaml."""
+    task: str
+    floor: float
+    """What a model reaches that always answers the same: accuracy, or R² of a regression."""
+
+
+def table(path: Path, target: str = "", task: str = "") -> Draft:
+    """Draft the contract of a CSV file.
+
+    Args:
+        path: the file.
+        target: column that the model shall predict; empty: the last.
+        task: classification or regression; empty: what the target looks like.
+
+    Raises:
+        Error: it is no CSV file, or nothing can be learnt from it.
+    """
+    content = _content(path)
+    encoding = _encoding(content)
+    dialect = Dialect(_delimiter(content, encoding), encoding=encoding)
+    try:
+        header, rows = reading.parse(content, dialect)
+        lines = list(rows)
+        if not lines:
+            raise Error("has a header and no row below it")
+        if len(header) == 1:
+            raise Error(
+                f"has one column only, {header[0]!r}: columns are separated by {' '.join(map(repr, DELIMITERS))}"
+            )
+        twice = {name for name in header if header.count(name) > 1}
+        if twice:
+            raise Error(f"has two columns with the name {min(twice)!r}")
+    except Error as error:
+        raise Error(f"{path} {error}") from None
+    target = target or header[-1]
+    if target not in header:
+        raise Error(f"{path} has no column {target!r}; it has {contract.names(header)}")
+    cells = dict(zip(header, zip(*(row for _, row in lines), strict=True), strict=True))
+    dialect = _spelling(cells, dialect)
+    columns = {name: _column(name, cells[name], dialect) for name in header}
+    for name, (column, values) in columns.items():
+        if all(value is None for value in values):
+            raise Error(
+                f"column {column.name!r} of {path} has no value in any row: take it out of the file, then try again"
+            )
+        if name == target and None in values:
+            line = lines[values.index(None)][0]
+            raise Error(
+                f"the target {target!r} has no value in line {line} of {path}: take out rows without one, then try again"
+            )
+    column, values = columns[target]
+    task = task or _task(column, values)
+    if task == "regression" and column.type not in ("number", "integer"):
+        raise Error(
+            f"the target {target!r} of {path} is no number, such as {values[0]!r}: a regression cannot predict it"
+        )
+    if task == "classification" and column.type != "integer":  # labels as they are written
+        column, values = Column(target, "category"), list(cells[target])
+    counts = {value: values.count(value) for value in dict.fromkeys(values)}
+    if len(counts) == 1:
+        raise Error(f"the target {target!r} of {path} is {values[0]!r} in every row: nothing can be learnt")
+    if task == "classification" and len(counts) > max(MOST, len(values) // 4):
+        raise Error(
+            f"the target {target!r} of {path} has {len(counts)} different values in {len(values)} rows: is it a class? --task regression, or another --target"
+        )
+    told: dict[str, Any] = {"kind": "table", "target": target, "task": task, "rows": max(1, min(50, len(values) // 2))}
+    floor = 0.0
+    if task == "classification":
+        told["rows_per_class"] = min(10, *counts.values())
+        floor = math.ceil(100 * max(counts.values()) / len(values)) / 100
+    told["csv"] = {"delimiter": dialect.delimiter, "decimal": dialect.decimal, "encoding": dialect.encoding}
+    told["csv"] |= {"missing": list(dialect.missing)} if dialect.missing else {}
+    told["columns"] = {name: _options(*pair, truth=name == target, task=task) for name, pair in columns.items()}
+    if not any(name != target and options.get("use", True) for name, options in told["columns"].items()):
+        raise Error(
+            f"{path} has no column that a model could learn {target!r} from: all are texts, identifiers or always the same"
+        )
+    return Draft(_yaml(told, path.name, len(values)), task, min(floor, 0.99))
+
+
+def images(folder: Path) -> Draft:
+    """Draft the contract of a folder of images.
+
+    Raises:
+        Error: it is no such folder, or has one class only.
+    """
+    import io
+
+    from PIL import Image
+
+    if not folder.is_dir():
+        raise Error(
+            f"there is no folder {folder}: images are in a folder for each class, CLASS/FILE, or named CLASS-FILE"
+        )
+    counts: dict[str, int] = {}
+    formats, sizes = set(), []
+    for name, label, content in reading.files_of(folder):
+        if not label:
+            raise Error(f"{folder / name} has no class: name it CLASS/FILE or CLASS-FILE")
+        try:
+            with Image.open(io.BytesIO(content)) as image:
+                formats.add(image.format or "")
+                sizes.append(image.size)
+        except Exception as error:  # Pillow raises many kinds for a damaged file
+            raise Error(f"{folder / name} is no image: {str(error).split(' <')[0]}") from None
+        counts[label] = counts.get(label, 0) + 1
+    if len(counts) == 1:
+        raise Error(f"{folder} has one class only, {next(iter(counts))!r}: nothing can be learnt")
+    total = sum(counts.values())
+    smallest = [max(1, min(each) // 2) for each in zip(*sizes, strict=True)]
+    largest = [max(each) * 2 for each in zip(*sizes, strict=True)]
+    told = {
+        "kind": "images", "target": "label", "rows": max(1, min(50, total // 2)), "rows_per_class": min(10, *counts.values()),
+        "classes": sorted(counts), "formats": sorted(formats), "smallest": smallest, "largest": largest,
+    }  # fmt: skip
+    return Draft(
+        _yaml(told, folder.name, total),
+        "classification",
+        min(math.ceil(100 * max(counts.values()) / total) / 100, 0.99),
+    )
+
+
+def _content(path: Path) -> bytes:
+    if not path.is_file():
+        raise Error(f"there is no file {path}")
+    content = path.read_bytes()
+    if not content.strip():
+        raise Error(f"{path} is an empty file")
+    return content
+
+
+def _encoding(content: bytes) -> str:
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return "utf-16"
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return "cp1252"
+    return "utf-8"
+
+
+def _delimiter(content: bytes, encoding: str) -> str:
+    """The delimiter that makes the most columns, the same number in each of the first rows."""
+    lines = content[:200_000].decode(encoding, errors="replace").splitlines()[:50]
+    best, most = ",", 1
+    for each in DELIMITERS:
+        try:
+            header, _ = reading.parse("\n".join(lines[:1]).encode(), Dialect(each))
+            width = len(header)
+            if width > most and all(
+                line.count(each) >= width - 1 or '"' in line for line in lines[1:10] if line.strip()
+            ):
+                best, most = each, width
+        except Error:
+            continue
+    return best
+
+
+def _spelling(cells: dict[str, tuple[str, ...]], dialect: Dialect) -> Dialect:
+    """How numbers and missing values are written."""
+    filled = {name: [cell for cell in column if cell not in ABSENT and cell] for name, column in cells.items()}
+    comma = sum(
+        all(re.fullmatch(r"[+-]?\d{1,3}(\.\d{3})*,\d+|[+-]?\d+(,\d+)?", cell) for cell in column)
+        and any("," in cell for cell in column)
+        for column in filled.values()
+    )
+    point = sum(
+        all(re.fullmatch(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?", cell) for cell in column)
+        and any("." in cell for cell in column)
+        for column in filled.values()
+    )
+    decimal = "," if dialect.delimiter != "," and comma > point else "."
+    read = reading.number(Column(""), Dialect(dialect.delimiter, decimal))
+
+    def numeric(column: list[str]) -> bool:
+        try:
+            return bool([read(cell) for cell in column])
+        except ValueError:
+            return False
+
+    # a text of this kind means a missing value if the column's other values are numbers or dates
+    measured = [name for name, column in filled.items() if numeric(column) or _format(column)]
+    absent = [each for each in ABSENT if any(each in cells[name] for name in measured)]
+    return Dialect(dialect.delimiter, decimal, dialect.encoding, tuple(absent))
+
+
+def _format(cells: list[str]) -> str:
+    """The format of a column of dates; empty if it is none."""
+    for each in DATES:
+        read = reading.date(Column("", format=each), Dialect())
+        try:
+            if [read(cell) for cell in cells]:
+                return each
+        except ValueError:
+            continue
+    return ""
+
+
+def _column(name: str, cells: tuple[str, ...], dialect: Dialect) -> tuple[Column, list[Any]]:
+    """What a column is, and its values."""
+    for kind in ("integer", "number"):
+        values, wrong = reading.convert(cells, Column(name, kind), dialect)
+        leading_zero = any(re.match(r"0\d", cell) for cell in cells)  # a code, such as a postcode
+        if not wrong and not leading_zero:
+            return Column(name, kind, missing=None in values), values
+    values, _ = reading.convert(cells, Column(name, "text"), dialect)
+    filled = [value for value in values if value is not None]
+    missing = None in values
+    if format_ := _format(filled):
+        column = Column(name, "date", missing=missing, format=format_)
+        return column, reading.convert(cells, column, dialect)[0]
+    kind = "category" if len(set(filled)) <= min(MOST, max(2, len(filled) // 2)) else "text"
+    return Column(name, kind, missing=missing), values
+
+
+def _task(column: Column, values: list[Any]) -> str:
+    """Regression if the target is a measure, else classification."""
+    if column.type == "number":
+        whole = all(value == int(value) for value in values)
+        return "classification" if whole and len(set(values)) <= CLASSES else "regression"
+    if column.type == "integer":
+        return "classification" if len(set(values)) <= min(CLASSES, max(2, len(values) // 10)) else "regression"
+    return "classification"
+
+
+def _options(column: Column, values: list[Any], *, truth: bool, task: str) -> dict[str, Any]:
+    """The entry of a column."""
+    filled = [value for value in values if value is not None]
+    different = set(filled)
+    if truth and task == "classification":
+        if column.type != "integer":
+            return {"type": "category", "values": sorted(map(str, different))}
+        return {"type": "integer", "values": sorted(different)}
+    found: dict[str, Any] = {"type": column.type}
+    if column.type == "category":
+        found["values"] = sorted(different)
+    elif column.type in ("number", "integer"):
+        found["minimum"], found["maximum"] = _limits(min(filled), max(filled), whole=column.type == "integer")
+    elif column.type == "date":
+        found["format"] = column.format
+    if column.missing:
+        found["missing"] = True
+    identifier = (
+        column.type == "integer"
+        and len(different) == len(filled) > 20
+        and re.search(r"(^|[\W_])(id|nr|no|key|index)$|^unnamed|^column \d+$|[a-z]I[Dd]$", column.name, re.IGNORECASE)
+    )
+    if not truth and (column.type == "text" or len(different) == 1 or identifier):
+        found["use"] = False
+    return found
+
+
+def _limits(low: float, high: float, *, whole: bool) -> tuple[float, float]:
+    """Three times the range, rounded outwards; not below 0 if nothing is."""
+    span = (high - low) or abs(high) or 1
+    least, most = (0 if low >= 0 else low - span), high + span
+
+    def rounded(value: float, up: bool) -> float:
+        if value == 0:
+            return 0
+        digits = 10 ** (math.floor(math.log10(abs(value))) - 1)
+        result = (math.ceil(value / digits) if up else math.floor(value / digits)) * digits
+        return int(result) if whole or float(result).is_integer() else round(result, 10)
+
+    return rounded(least, up=False), rounded(most, up=True)
+
+
+def _yaml(told: dict[str, Any], name: str, rows: int) -> str:
+    """Write a contract for people: an entry a line."""
+    import yaml
+
+    def flow(value: Any) -> str:
+        return (
+            yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6, sort_keys=False)
+            .strip()
+            .removesuffix("...")
+            .strip()
+        )
+
+    lines = [
+        f"# The data contract: what valid data is. Drafted by `iml4e new` from the {rows} rows of {name}: correct it, you know the data.",
+        "# `iml4e project validate` and every run check it; data that breaks it stops the run. Every entry: docs/template.md.",
+    ]
+    for key, value in told.items():
+        if key == "columns":
+            lines += [
+                "# Limits are three times the range in the file. `use: false`: checked, and kept from the model.",
+                "columns:",
+            ]
+            lines += [f"  {flow(str(name))}: {flow(options)}" for name, options in value.items()]
+        else:
+            lines.append(f"{key}: {flow(value)}")
+    return "\n".join(lines) + "\n"
