@@ -54,5 +54,8 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- with .Subcharts.kserve }}
 {{- $keys = tpl .Values.s3.existingSecret . | append $keys }}
 {{- end }}
+{{- with .Subcharts.notebooks }}
+{{- $keys = tpl .Values.server.s3Secret . | append $keys }}
+{{- end }}
 {{- dict "keys" ($keys | compact | uniq) "accounts" ($accounts | compact | uniq) | toYaml }}
 {{- end }}
