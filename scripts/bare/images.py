@@ -236,9 +236,7 @@ def wanted() -> tuple[Image, ...]:
     """The images that this machine builds."""
     lacking = missing()
     return tuple(
-        image
-        for image in every()
-        if not lacking.get(image.part) and (not image.switch or os.environ.get(image.switch))
+        image for image in every() if not lacking.get(image.part) and (not image.switch or os.environ.get(image.switch))
     )
 
 

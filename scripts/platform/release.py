@@ -113,7 +113,10 @@ def _own_values() -> list[str]:
         values += ["--set", f"global.runtime.repository={runtime.repository},global.runtime.tag={runtime.tag}"]
     if os.environ.get("IML4E_NOTEBOOKS"):
         image = images.named("notebooks")
-        values += ["--set", f"notebooks.enabled=true,notebooks.image.repository={image.repository},notebooks.image.tag={image.tag}"]
+        values += [
+            "--set",
+            f"notebooks.enabled=true,notebooks.image.repository={image.repository},notebooks.image.tag={image.tag}",
+        ]
     if images.CERTIFICATES.exists():
         # Pods install packages and reach stores through the network of this machine, where a proxy may inspect TLS.
         metadata = {"name": "iml4e-ca", "namespace": NAMESPACE}
