@@ -16,7 +16,7 @@ from kubernetes.client import ApiClient, CoreV1Api
 from kubernetes.client.exceptions import ApiException
 
 from support import browser, helm, releases
-from support.k8s import Cluster
+from support.k8s import Cluster, is_ready
 from support.objects import find
 
 NAME = "notebooks"
@@ -36,6 +36,59 @@ def image() -> dict[str, str]:
     own = images.named("notebooks")
     return {"repository": own.repository, "tag": own.tag}
 
+
+#: An identity provider that knows whom it is told to be (POST /as/NAME/GROUP), and checks what the hub must send.
+PROVIDER = """
+import base64, hashlib, json, secrets, urllib.parse
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+who, codes, tokens = {}, {}, {}
+
+class Handler(BaseHTTPRequestHandler):
+    def answer(self, status, body=None, **headers):
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        text = json.dumps(body).encode()
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def do_GET(self):
+        path, _, query = self.path.partition("?")
+        asked = dict(urllib.parse.parse_qsl(query))
+        if path == "/authorize":
+            code = secrets.token_hex(8)
+            codes[code] = asked
+            back = {"code": code, "state": asked["state"]}
+            self.answer(302, Location=asked["redirect_uri"] + "?" + urllib.parse.urlencode(back))
+        elif path == "/userinfo":
+            known = tokens.get(self.headers.get("Authorization", "").partition(" ")[2])
+            self.answer(200 if known else 401, known)
+        else:
+            self.answer(200, {})
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
+        if self.path.startswith("/as/"):
+            _, _, name, group = self.path.split("/")
+            who.update(sub="1", preferred_username=name, groups=[group])
+            return self.answer(200, {})
+        sent = dict(urllib.parse.parse_qsl(body))
+        basic = self.headers.get("Authorization", "")
+        secret = base64.b64decode(basic[6:]).decode().partition(":")[2] if basic else sent.get("client_secret")
+        asked = codes.pop(sent.get("code"), None)
+        verifier = hashlib.sha256(sent.get("code_verifier", "").encode()).digest()
+        challenge = base64.urlsafe_b64encode(verifier).decode().rstrip("=")
+        if not asked or secret != "hush" or asked.get("code_challenge") != challenge:
+            return self.answer(401, {"error": "invalid_grant"})
+        token = secrets.token_hex(8)
+        tokens[token] = dict(who)
+        self.answer(200, {"access_token": token, "token_type": "Bearer"})
+
+ThreadingHTTPServer(("", 9000), Handler).serve_forever()
+"""
 
 pytestmark = [
     pytest.mark.timeout(900),
@@ -448,3 +501,49 @@ def test_screenshot_of_the_profiles(url: str, password: str) -> None:
         folder = Path(helm.REPO / "reports" / "notebooks")
         folder.mkdir(parents=True, exist_ok=True)
         user.page.screenshot(folder / "profiles.png")
+
+
+@pytest.fixture
+def provider(there: Cluster) -> Iterator[str]:
+    """An identity provider in the release's namespace: its address on this machine."""
+    own = json.loads(there.get("v1", "ConfigMap", f"{NAME}-notebooks")["data"]["settings.json"])
+    restricted = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    container = {
+        "name": "idp", "image": own["image"], "command": ["python", "-c", PROVIDER], "securityContext": restricted,
+        "readinessProbe": {"httpGet": {"path": "/", "port": 9000}, "periodSeconds": 1},
+        "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "128Mi"}},
+    }  # fmt: skip
+    labels = {"app": "idp"}
+    there.apply(
+        {
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "idp", "labels": labels},
+            "spec": {"securityContext": own["podSecurityContext"], "automountServiceAccountToken": False, "containers": [container]},
+        },
+        {
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": "idp"},
+            "spec": {"selector": labels, "ports": [{"port": 9000}]},
+        },
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "idp"}, "stringData": {"clientSecret": "hush"}},
+    )  # fmt: skip
+    releases.wait_until("the identity provider", lambda: any(is_ready(pod) for pod in there.pods("app=idp")), 60)
+    with there.port_forward("service/idp", 9000) as port:
+        yield f"http://127.0.0.1:{port}"
+
+
+def test_an_identity_provider_lets_members_of_a_group_in(there: Cluster, url: str, provider: str) -> None:
+    inside = f"http://idp.{NAME}.svc:9000"
+    oidc = {
+        "title": "the test's", "clientId": "hub", "existingSecret": "idp", "authorizeUrl": f"{provider}/authorize",
+        "tokenUrl": f"{inside}/token", "userinfoUrl": f"{inside}/userinfo", "groups": ["ml"],
+    }  # fmt: skip
+    login = {"mode": "oidc", "oidc": oidc}
+    releases.upgrade(there, notebooks={"login": login}, **{"global.publicUrl": url})
+    for name, group, wanted in (("fay", "ml", "input[name=profile]"), ("gus", "sales", "")):
+        assert requests.post(f"{provider}/as/{name}/{group}", timeout=10).ok
+        with person(url, name) as user:
+            user.page.open(f"{url}/notebooks/hub/oauth_login")
+            if wanted:
+                user.until("profiles", f"!!document.querySelector({json.dumps(wanted)})")
+            else:
+                user.until("a refusal", "document.body.innerText.includes('403')")
+            assert (user.run("return (await fetch('/notebooks/hub/home')).url").endswith("/hub/home")) == bool(wanted)

@@ -126,7 +126,7 @@ c.KubeSpawner.args = [
     "--LabApp.extension_manager=readonly",
 ]
 if after := seconds(SERVER["idleAfter"]):
-    # The server itself ends what is idle, as it knows which kernel computes; a browser's open tab is no activity.
+    # The server itself ends what is idle, as it knows which kernel computes (images/notebooks/jupyter_server_config.py: what activity is).
     often = max(10, min(300, after // 4))
     c.KubeSpawner.args += [
         f"--MappingKernelManager.cull_idle_timeout={after}",
