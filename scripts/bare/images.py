@@ -278,13 +278,13 @@ def _build(image: Image, base: str = "", cure: str = "") -> None:
     _buildah(*words, log=image.name, cure=cure)
 
 
-def _make(image: Image) -> None:
-    """Build an image and keep its archive in the cache, unless both are there."""
+def _make(image: Image, as_base: bool = False) -> None:
+    """Build an image and keep its archive in the cache, unless that is there; an image that another one starts from is in the store as well."""
     target = archive(image)
-    if target.exists() and (_in_store(image.reference) or not any(other.base == image for other in every())):
+    if target.exists() and (not as_base or _in_store(image.reference)):
         return
     if image.base:
-        _make(image.base)
+        _make(image.base, as_base=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     with console.step(f"build the image {image.name}"):
         _build(image)

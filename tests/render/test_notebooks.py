@@ -116,7 +116,7 @@ def test_the_proxy_is_the_gateways_traefik() -> None:
 
 def test_the_proxys_interface_listens_in_the_pod_alone() -> None:
     [proxy] = [each for each in hub()["containers"] if each["name"] == "proxy"]
-    assert "--entrypoints.auth_api.address=127.0.0.1:8099" in proxy["args"]
+    assert "--entrypoints.auth_api.address=localhost:8099" in proxy["args"]
     assert 8099 not in [port["containerPort"] for each in hub()["containers"] for port in each["ports"]]
 
 

@@ -117,6 +117,8 @@ c.KubeSpawner.start_timeout = SERVER["startTimeout"]
 c.KubeSpawner.http_timeout = 120
 c.KubeSpawner.delete_grace_period = 10
 c.KubeSpawner.cmd = ["jupyterhub-singleuser"]
+# every address, IPv4 and IPv6
+c.KubeSpawner.ip = ""
 c.KubeSpawner.working_dir = c.KubeSpawner.notebook_dir = HOME
 c.KubeSpawner.default_url = "/lab"
 c.KubeSpawner.args = [
