@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
+import importlib.util
 import json
+import sys
 from collections import defaultdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 
 from support import helm
 
@@ -27,22 +31,17 @@ class Config(defaultdict):
         return self[name]
 
 
+@functools.cache
+def defaults() -> str:
+    """What the chart writes by default."""
+    template = "charts/notebooks/templates/configmap.yaml"
+    found = helm.helm("template", "iml4e", helm.CHART, "-n", "iml4e", "--set", "notebooks.enabled=true", "-s", template)
+    return yaml.safe_load(found)["data"]["settings.json"]
+
+
 def configure(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> tuple[Config, dict[str, Any]]:
     """Run the file; changes are of settings.json, by path."""
-    found = helm.helm(
-        "template",
-        "iml4e",
-        helm.CHART,
-        "-n",
-        "iml4e",
-        "--set",
-        "notebooks.enabled=true",
-        "-s",
-        "charts/notebooks/templates/configmap.yaml",
-    )
-    import yaml
-
-    settings = json.loads(yaml.safe_load(found)["data"]["settings.json"])
+    settings = json.loads(defaults())
     settings = helm.merged(settings, changes)
     (folder / "settings.json").write_text(json.dumps(settings))
     for name in ("password", "adminPassword", "cookieSecret", "clientSecret"):
@@ -50,6 +49,8 @@ def configure(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> 
     for name, path in {"SETTINGS": folder / "settings.json", "PASSWORDS": folder, "PROXY": folder / "proxy"}.items():
         monkeypatch.setenv(name, str(path))
     (folder / "proxy").mkdir(exist_ok=True)
+    # the client of Kubernetes' API is no package of this environment
+    monkeypatch.setitem(sys.modules, "lazy", SimpleNamespace(install=lambda *names: None))
     c = Config()
     namespace: dict[str, Any] = {"get_config": lambda: c}
     exec(compile(CONFIG.read_text(), CONFIG, "exec"), namespace)
@@ -74,8 +75,9 @@ def test_everybody_with_the_password_or_those_on_the_list(run: Any) -> None:
     assert c.JupyterHub.authenticator_class == "shared-password"
     assert c.Authenticator.allow_all
     assert c.SharedPasswordAuthenticator.user_password.startswith("password-")
-    assert c.SharedPasswordAuthenticator.admin_password.startswith("adminPassword-")
+    assert "admin_password" not in vars(c.SharedPasswordAuthenticator)
     c, _ = run(login={"users": ["bob"], "admins": ["carol"]})
+    assert c.SharedPasswordAuthenticator.admin_password.startswith("adminPassword-")
     assert not c.Authenticator.allow_all
     assert (c.Authenticator.allowed_users, c.Authenticator.admin_users) == ({"bob"}, {"carol"})
 
@@ -155,3 +157,29 @@ def test_files_stay(run: Any) -> None:
     assert c.KubeSpawner.delete_pvc is False
     assert c.JupyterHub.cleanup_servers is False
     assert {"name": "home", "mountPath": c.KubeSpawner.environment["HOME"]} in c.KubeSpawner.volume_mounts
+
+
+def test_a_lazy_package_imports_what_is_asked_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sub = tmp_path / "bulky" / "client"
+    sub.mkdir(parents=True)
+    (tmp_path / "bulky" / "__init__.py").write_text("import bulky.client as client\n")
+    (sub / "__init__.py").write_text("from bulky.client.used import Used\nfrom bulky.client.unused import Unused\n")
+    (sub / "used.py").write_text("class Used: pass\n")
+    (sub / "unused.py").write_text("raise AssertionError('nobody asked')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    spec = importlib.util.spec_from_file_location("lazy_of_the_chart", CONFIG.with_name("lazy.py"))
+    lazy = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(lazy)
+    lazy.install("bulky", "client")
+    try:
+        from bulky import client
+        from bulky.client import Used
+
+        assert client.Used is Used
+        assert not hasattr(client, "Missing")
+        assert "bulky.client.unused" not in sys.modules
+        with pytest.raises(AssertionError, match="nobody asked"):
+            client.Unused  # noqa: B018
+    finally:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "bulky"]:
+            del sys.modules[name]

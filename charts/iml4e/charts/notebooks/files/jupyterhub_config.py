@@ -8,8 +8,12 @@ import hashlib
 import json
 import os
 import secrets
+import sys
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(os.environ["SETTINGS"]).parent))
+import lazy
 
 SETTINGS = json.loads(Path(os.environ["SETTINGS"]).read_text())
 PASSWORDS = Path(os.environ["PASSWORDS"])
@@ -17,6 +21,9 @@ PASSWORDS = Path(os.environ["PASSWORDS"])
 PROXY = Path(os.environ["PROXY"])
 HOME = "/home/notebook"
 LOGIN, SERVER, PROFILES = SETTINGS["login"], SETTINGS["server"], SETTINGS["profiles"]
+
+# the spawner's client
+lazy.install("kubernetes_asyncio", "client", "client.models", "client.api")
 
 c = get_config()  # noqa: F821 - a name that JupyterHub gives to this file
 
@@ -83,7 +90,8 @@ if LOGIN["mode"] == "password":
     c.JupyterHub.authenticator_class = "shared-password"
     c.Authenticator.allow_all = not LOGIN["users"]
     c.SharedPasswordAuthenticator.user_password = password("password")
-    c.SharedPasswordAuthenticator.admin_password = password("adminPassword")
+    if LOGIN["admins"]:
+        c.SharedPasswordAuthenticator.admin_password = password("adminPassword")
 else:
     OIDC = LOGIN["oidc"]
     c.JupyterHub.authenticator_class = "generic-oauth"
