@@ -223,9 +223,9 @@ def test_profiles_have_a_cpu_limit_where_a_quota_asks_for_one() -> None:
 
 
 def test_a_private_authority_reaches_hub_and_users() -> None:
-    given = {"global": {"caCertificate": {"existingConfigMap": "ca", "key": "bundle.pem"}}}
+    given = {"global": {"caCertificate": {"existingConfigMap": "ca", "key": "cabundle.crt"}}}
     found = settings(given)
-    items = [{"key": "bundle.pem", "path": "ca.crt"}]
+    items = [{"key": "cabundle.crt", "path": "ca.crt"}]
     assert found["volumes"] == [{"name": "ca-certificate", "configMap": {"name": "ca", "items": items}}]
     assert found["volumeMounts"] == [{"name": "ca-certificate", "mountPath": "/etc/ssl/iml4e", "readOnly": True}]
     assert set(found["environment"].values()) == {"/etc/ssl/iml4e/ca.crt"}
