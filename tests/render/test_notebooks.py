@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from support.helm import CHART, HelmError, merged, render
+from support.helm import CHART, HelmError, helm, merged, render
 from support.objects import COMPONENT, Object, find, labels, of_kind, planned_secrets
 
 NAME = "iml4e-notebooks"
@@ -127,6 +127,29 @@ def test_the_path_arrives_as_it_was_asked_for() -> None:
     assert "filters" not in rule
     [backend] = rule["backendRefs"]
     assert (backend["name"], backend["port"]) == (NAME, 8000)
+
+
+def test_the_notes_say_how_to_log_in_and_that_the_image_is_to_be_made() -> None:
+    def notes(**values: Any) -> str:
+        flags = [word for key, value in values.items() for word in ("--set-json", f"{key}={json.dumps(value)}")]
+        return helm("install", "ml", CHART, "--namespace", "team", "--dry-run=client", *flags)
+
+    said = notes(**{"notebooks.enabled": True})
+    assert "kubectl -n team get secret ml-notebooks -o jsonpath='{.data.password}'" in said
+    assert "under a name of their choice" in said
+    assert "scripts/images push REGISTRY notebooks" in said
+    said = notes(
+        **{
+            "notebooks.enabled": True,
+            "notebooks.image.registry": "registry.example.org",
+            "notebooks.login.users": ["bob"],
+        }
+    )
+    assert "scripts/images push" not in said
+    assert "one of the names in notebooks.login.users" in said
+    said = notes(**{"notebooks.enabled": True, "notebooks.login": OIDC})
+    assert "/notebooks/hub/oauth_callback" in said
+    assert "secret ml-notebooks" not in said
 
 
 def test_users_pods_have_the_environment_of_pipeline_steps() -> None:
