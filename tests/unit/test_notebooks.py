@@ -104,6 +104,7 @@ def test_nothing_of_a_former_profile_stays(run: Any) -> None:
     assert container.env == ["own", {"name": "A", "value": "{b}"}]
     assert (made.metadata.labels, made.metadata.annotations) == ({"x": "y", "t": "u"}, {"n": "{}"})
     assert (made.spec.node_selector, made.spec.tolerations) == ({"a": "b"}, ["all"])
+    assert made.spec.affinity is None
 
 
 @pytest.mark.parametrize("options", [None, {}, {"profile": ""}])

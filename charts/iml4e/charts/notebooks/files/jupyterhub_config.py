@@ -181,9 +181,8 @@ c.KubeSpawner.volume_mounts = [
     *SETTINGS["volumeMounts"],
 ]
 # Pod Security `restricted`
-c.KubeSpawner.allow_privilege_escalation = False
 c.KubeSpawner.pod_security_context = SETTINGS["podSecurityContext"]
-c.KubeSpawner.container_security_context = {"readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
+c.KubeSpawner.container_security_context = SETTINGS["containerSecurityContext"]
 c.KubeSpawner.extra_pod_config = {"enableServiceLinks": False, "terminationGracePeriodSeconds": 10}
 # the environment of pipeline steps
 c.KubeSpawner.extra_container_config = {"envFrom": SETTINGS["envFrom"]}
@@ -205,6 +204,7 @@ def shape(spawner: Any, pod: Any) -> Any:
     pod.metadata.annotations |= SERVER["podAnnotations"]
     pod.spec.node_selector = profile.get("nodeSelector") or pod.spec.node_selector
     pod.spec.tolerations = profile.get("tolerations") or pod.spec.tolerations
+    pod.spec.affinity = SERVER["affinity"] or None
     return pod
 
 
