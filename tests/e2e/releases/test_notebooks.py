@@ -15,9 +15,9 @@ import requests
 from kubernetes.client import ApiClient, CoreV1Api
 from kubernetes.client.exceptions import ApiException
 
+from scripts.bare import images
 from support import browser, helm, releases
 from support.k8s import Cluster, is_ready
-from support.objects import find
 
 NAME = "notebooks"
 USER = "app.kubernetes.io/name=notebooks-user"
@@ -30,9 +30,7 @@ QUIET = {"resources": {"requests": {"cpu": "10m"}}}
 
 
 def image() -> dict[str, str]:
-    """The image of notebooks, if a node has one."""
-    from scripts.bare import images
-
+    """The image of notebooks of this working tree."""
     own = images.named("notebooks")
     return {"repository": own.repository, "tag": own.tag}
 
@@ -100,11 +98,10 @@ class Person:
     """Somebody with a browser of their own."""
 
     def __init__(self, page: browser.Page, url: str, name: str) -> None:
-        self.page, self.url, self.name = page, url, name
+        self.page, self.url, self.name, self.token = page, url, name, ""
 
-    def run(self, script: str, seconds: float = 30) -> Any:
+    def run(self, script: str) -> Any:
         """What an asynchronous script returns in the page."""
-        self.page.socket.recv_bufsize = None
         expression = f"(async () => {{ {script} }})()"
         found = self.page.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in found, found["exceptionDetails"].get("exception", {}).get("description")
@@ -130,6 +127,15 @@ class Person:
             "document.querySelector('#password_input').form.submit()"
         )
 
+    def enter(self, password: str) -> None:
+        """Log in, and take a token for the API, as the hub's own page gives one."""
+        self.login(password)
+        self.until("profiles", "!!document.querySelector('input[name=profile]')")
+        self.token = self.run(f"""
+            const path = `/notebooks/hub/api/users/${{encodeURIComponent({json.dumps(self.name)})}}/tokens`;
+            const answer = await fetch(`${{path}}?_xsrf=${{encodeURIComponent(jhdata.xsrf_token)}}`, {{method: 'POST', body: '{{}}'}});
+            return (await answer.json()).token""")
+
     def start(self, profile: str = "small", seconds: float = 240) -> float:
         """Start the server, and open JupyterLab: seconds."""
         begin = time.monotonic()
@@ -140,20 +146,18 @@ class Person:
         self.until("JupyterLab", "!!document.querySelector('#jp-main-dock-panel')", seconds)
         return time.monotonic() - begin
 
+    def running(self) -> bool:
+        """Whether the hub's page says that the server runs."""
+        self.page.open(f"{self.url}/notebooks/hub/home")
+        return self.page.value("!!document.querySelector('#stop')")
+
     def api(self, method: str, path: str, body: Any = None, user: str = "") -> tuple[int, Any]:
-        """Ask the API of a user's server from the page, with its cookies."""
-        script = f"""
-            const xsrf = document.cookie.split('; ').find(each => each.startsWith('_xsrf='))?.slice(6) ?? '';
-            const answer = await fetch('/notebooks/user/{user or self.name}/api/' + {json.dumps(path)}, {{
-                method: {json.dumps(method)}, headers: {{'X-XSRFToken': xsrf, 'Content-Type': 'application/json'}},
-                body: {json.dumps(json.dumps(body)) if body is not None else "undefined"}}});
-            const text = await answer.text();
-            let json = null;
-            try {{ json = JSON.parse(text) }} catch {{ }}
-            return [answer.status, json];
-        """
-        status, found = self.run(script)
-        return status, found
+        """Ask the API of a user's server through the gateway, with one's own token."""
+        address = f"{self.url}/notebooks/user/{user or self.name}/api/{path}"
+        answer = requests.request(
+            method, address, json=body, headers={"Authorization": f"token {self.token}"}, timeout=30
+        )
+        return answer.status_code, answer.json() if "json" in answer.headers.get("Content-Type", "") else None
 
     def write(self, name: str, *cells: str) -> None:
         """Make a notebook."""
@@ -240,8 +244,7 @@ def password(there: Cluster) -> str:
 def alice(url: str, password: str) -> Iterator[Person]:
     """A user with a server that runs."""
     with person(url, "alice") as alice:
-        alice.login(password)
-        alice.until("profiles", "!!document.querySelector('input[name=profile]')")
+        alice.enter(password)
         seconds = alice.start()
         print(f"JupyterLab after {seconds:.1f} s")
         yield alice
@@ -263,7 +266,8 @@ def test_nobody_gets_in_without_the_password(url: str, password: str) -> None:
     with person(url, "alice") as stranger:
         stranger.login(f"{password}x")
         stranger.until("a refusal", "document.body.innerText.includes('Invalid username or password')")
-        assert stranger.api("GET", "contents")[0] in (403, 404, 424)
+        stranger.page.open(f"{url}/notebooks/user/alice/lab")
+        stranger.until("the form again", "!!document.querySelector('#password_input')")
     assert requests.get(f"{url}/notebooks/hub/api/users", timeout=10).status_code == 403
     assert (
         requests.get(f"{url}/notebooks/hub/api/users", headers={"Authorization": "token x"}, timeout=10).status_code
@@ -337,17 +341,19 @@ def test_the_pod_is_what_the_values_say(alice: Person, there: Cluster) -> None:
 
 def test_another_user_reaches_neither_server_nor_hub(alice: Person, url: str, password: str) -> None:
     alice.api("PUT", "contents/secret.txt", {"type": "file", "format": "text", "content": "of alice"})
+    assert alice.api("GET", "contents/secret.txt")[1]["content"] == "of alice"
     with person(url, "bob") as bob:
-        bob.login(password)
-        bob.until("profiles", "!!document.querySelector('input[name=profile]')")
+        bob.enter(password)
         for path in ("contents/secret.txt", "kernels", "contents"):
-            assert bob.api("GET", path, user="alice")[0] == 403
+            assert bob.api("GET", path, user="alice")[0] in (403, 404)
+        mine = {"Authorization": f"token {bob.token}"}
+        assert requests.get(f"{url}/notebooks/hub/api/users", headers=mine, timeout=10).status_code == 403
+        assert requests.get(f"{url}/notebooks/hub/api/users/alice", headers=mine, timeout=10).status_code == 404
+        stop = requests.delete(f"{url}/notebooks/hub/api/users/alice/server", headers=mine, timeout=10)
+        assert stop.status_code in (403, 404)
         bob.page.open(f"{url}/notebooks/user/alice/lab/tree/secret.txt")
         bob.until("a refusal", "document.body.innerText.includes('403')")
         assert "of alice" not in bob.page.value("document.body.innerText")
-        bob.page.open(f"{url}/notebooks/hub/home")
-        status = bob.run("return (await fetch('/notebooks/hub/api/users')).status")
-        assert status == 403, "only administrators list users"
 
 
 def test_a_server_that_was_killed_resumes_with_its_files(alice: Person, there: Cluster) -> None:
@@ -356,10 +362,7 @@ def test_a_server_that_was_killed_resumes_with_its_files(alice: Person, there: C
     there.kill(former["metadata"]["name"])
     begin = time.monotonic()
     end = begin + 150
-    while True:
-        alice.page.open(f"{alice.url}/notebooks/hub/home")
-        if not alice.page.value("!!document.querySelector('#stop:not([style*=none])')"):
-            break
+    while alice.running():
         assert time.monotonic() < end, "the hub does not see that the server is gone"
         time.sleep(3)
     print(f"the hub knows after {time.monotonic() - begin:.0f} s")
@@ -400,8 +403,6 @@ def restarts(there: Cluster) -> int:
 
 def as_the_hub(there: Cluster, **spec: Any) -> str:
     """What the API server says when the hub's account makes a pod."""
-    rendered = helm.render("laptop", {"notebooks": {"enabled": True}})
-    assert find(rendered, "Role", "iml4e-notebooks")
     client = ApiClient(there.core.api_client.configuration)
     client.set_default_header("Impersonate-User", f"system:serviceaccount:{NAME}:{NAME}-notebooks")
     own = json.loads(there.get("v1", "ConfigMap", f"{NAME}-notebooks")["data"]["settings.json"])
@@ -436,22 +437,13 @@ def test_names_of_users_may_be_anything_that_is_a_name(there: Cluster, url: str,
     """A user 0 must not have the name of the hub's own pod."""
     uid = hub_of(there)
     with person(url, name) as user:
-        user.login(password)
-        user.until("profiles", "!!document.querySelector('input[name=profile]')")
-        user.page.value("document.querySelector('input[name=profile][value=large]').checked = true")
-        user.page.value("document.querySelector('input[name=profile]').form.submit()")
-        user.until("JupyterLab", "!!document.querySelector('#jp-main-dock-panel')", 240)
+        user.enter(password)
+        user.start("large")
+        assert user.api("GET", "contents")[0] == 200
         assert hub_of(there) == uid
-        stopped = user.run(
-            """
-            const xsrf = document.cookie.split('; ').filter(each => each.startsWith('_xsrf=')).map(each => each.slice(6));
-            const hub = await fetch('/notebooks/hub/home');
-            const token = (await hub.text()).match(/xsrf_token: ?"([^"]+)"/)?.[1] ?? xsrf[0];
-            const answer = await fetch(`/notebooks/hub/api/users/${encodeURIComponent(NAME)}/server?_xsrf=${encodeURIComponent(token)}`,
-                {method: 'DELETE'});
-            return answer.status""".replace("NAME", json.dumps(name))
-        )
-        assert stopped in (202, 204), stopped
+        assert user.running()
+        user.page.value("document.querySelector('#stop').click()")
+        releases.wait_until("the server's end", lambda: not user.running(), 60)
 
 
 @pytest.mark.timeout(1200)
@@ -461,8 +453,7 @@ def test_an_idle_server_ends_although_its_tab_is_open_and_one_that_computes_does
     releases.upgrade(there, notebooks={"server": {"idleAfter": "40s"}})
     with person(url, "dora") as idle, person(url, "erik") as busy:
         for each in (idle, busy):
-            each.login(password)
-            each.until("profiles", "!!document.querySelector('input[name=profile]')")
+            each.enter(password)
             each.start()
         busy.write("busy.ipynb", "import time; time.sleep(200); open('done.txt', 'w').write('computed')")
         busy.execute("busy.ipynb", 1)
@@ -546,4 +537,5 @@ def test_an_identity_provider_lets_members_of_a_group_in(there: Cluster, url: st
                 user.until("profiles", f"!!document.querySelector({json.dumps(wanted)})")
             else:
                 user.until("a refusal", "document.body.innerText.includes('403')")
-            assert (user.run("return (await fetch('/notebooks/hub/home')).url").endswith("/hub/home")) == bool(wanted)
+            user.page.open(f"{url}/notebooks/hub/home")
+            assert bool(user.page.value("!!document.querySelector('#start')")) == bool(wanted)
