@@ -110,7 +110,12 @@ class Person:
     def until(self, what: str, expression: str, seconds: float = 60) -> Any:
         """Wait until an expression of the page is true."""
         end = time.monotonic() + seconds
-        while not (value := self.page.value(expression)):
+
+        def ask() -> Any:
+            with contextlib.suppress(AssertionError):  # the page changes just now
+                return self.page.value(expression)
+
+        while not (value := ask()):
             assert time.monotonic() < end, (
                 f"{what}: {self.page.value('location.href + document.body.innerText')[:1500]}"
             )
