@@ -115,6 +115,14 @@ def test_without_a_choice_the_first_profile_counts(run: Any, options: dict[str, 
     assert [each["slug"] for each in c.KubeSpawner.profile_list] == ["small", "large"]
 
 
+@pytest.mark.parametrize(("former", "kept"), [("gpu", {}), ("large", {"profile": "large"})])
+def test_a_profile_that_is_gone_is_forgotten(run: Any, former: str, kept: dict[str, str]) -> None:
+    _, there = run()
+    spawner = SimpleNamespace(user_options={"profile": former})
+    there["forget"](spawner)
+    assert spawner.user_options == kept
+
+
 def test_a_profile_has_nodes_of_its_own(run: Any) -> None:
     own = {"nodeSelector": {"pool": "huge"}, "tolerations": [{"key": "huge"}]}
     _, there = run(profiles={"small": own})

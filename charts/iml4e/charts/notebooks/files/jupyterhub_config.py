@@ -209,3 +209,12 @@ def shape(spawner: Any, pod: Any) -> Any:
 
 
 c.KubeSpawner.modify_pod_hook = shape
+
+
+def forget(spawner: Any) -> None:
+    """Forget the profile of a user's former server where the values offer it no more: a start without a choice would fail."""
+    if (spawner.user_options or {}).get("profile") not in PROFILES:
+        spawner.user_options = {}
+
+
+c.KubeSpawner.pre_spawn_hook = forget
