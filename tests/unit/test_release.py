@@ -42,7 +42,7 @@ def test_the_cluster_made_here_gets_its_images_and_certificates(
     monkeypatch.delenv("IML4E_RUNTIME", raising=False)
     monkeypatch.delenv("IML4E_NOTEBOOKS", raising=False)
     assert "runtime" not in str(release._own_values())
-    assert "notebooks" not in str(release._own_values())
+    assert "notebooks.enabled" not in str(release._own_values())
     assert not applied
     (tmp_path / "ca.crt").write_text("certificates")
     monkeypatch.setenv("IML4E_RUNTIME", "own")

@@ -226,7 +226,9 @@ class WithHub(Release):
 
     def get(self, kind: str, name: str) -> Any:
         if (kind, name) == ("StatefulSet", "r-notebooks"):
-            return super().get("Deployment", name) | {"spec": {"replicas": 1, "template": pod("hub", "r-s3-mlflow")}}
+            hub = super().get("Deployment", name)
+            hub["metadata"]["name"] = name
+            return hub | {"spec": {"replicas": 1, "template": pod("hub", "r-s3-mlflow")}}
         return super().get(kind, name)
 
     def request(self, method: str, path: str, body: Any = None, **options: Any) -> Any:
