@@ -21,7 +21,7 @@ help: ## List the targets
 
 ##@ The platform
 .PHONY: up down purge status doctor images sbom demo
-up: ## Install the platform, on a new cluster of this machine where none answers, and get a prediction (NODES=3: so many nodes; IML4E_RUNTIME=own: runtime image)
+up: ## Install the platform, on a new cluster of this machine where none answers, and get a prediction (NODES=3: so many nodes; IML4E_RUNTIME=own: runtime image; IML4E_NOTEBOOKS=on: notebooks)
 	@scripts/up
 down: ## Remove the cluster of this machine; the cache stays
 	@scripts/down

@@ -38,7 +38,7 @@ MMDEBSTRAP = (
 
 
 #: The lines that a Containerfile starts with: they name the image, and are no part of its content.
-HEADER = re.compile(r"\A(?:# (?:upstream|own|part): .*\n)+")
+HEADER = re.compile(r"\A(?:# (?:upstream|own|part|switch): .*\n)+")
 #: Archives of images that have no package to build from: `docker save` or `skopeo copy … docker-archive:` makes them
 #: on a machine that can pull.
 EXTRA = CACHE / "extra"
@@ -56,6 +56,8 @@ class Image:
     part: str = ""
     #: Our own, without an upstream: its tag ends in the key of its content, so that a change rolls the pods that use it.
     own: bool = False
+    #: The variable of `make up` without which this machine does not build the image; empty: it always does.
+    switch: str = ""
 
     @property
     def reference(self) -> str:
@@ -114,7 +116,7 @@ def read(containerfile: Path) -> Image:
             f"{containerfile} does not start with the name of its image.",
             "Write `# upstream: REGISTRY/REPOSITORY:TAG` into its first line, or `# own: REPOSITORY:TAG` for an image of ours.",
         )
-    return Image(containerfile.parent.name, name, said.get("part", ""), "own" in said)
+    return Image(containerfile.parent.name, name, said.get("part", ""), "own" in said, said.get("switch", ""))
 
 
 def every() -> tuple[Image, ...]:
@@ -233,7 +235,9 @@ def missing() -> dict[str, list[str]]:
 def wanted() -> tuple[Image, ...]:
     """The images that this machine builds."""
     lacking = missing()
-    return tuple(image for image in every() if not lacking.get(image.part))
+    return tuple(
+        image for image in every() if not lacking.get(image.part) and (not image.switch or os.environ.get(image.switch))
+    )
 
 
 def _build_debian(suite: str) -> None:
@@ -274,13 +278,13 @@ def _build(image: Image, base: str = "", cure: str = "") -> None:
     _buildah(*words, log=image.name, cure=cure)
 
 
-def _make(image: Image) -> None:
-    """Build an image and keep its archive in the cache, unless both are there."""
+def _make(image: Image, as_base: bool = False) -> None:
+    """Build an image and keep its archive in the cache, unless that is there; an image that another one starts from is in the store as well."""
     target = archive(image)
-    if target.exists() and (_in_store(image.reference) or not any(other.base == image for other in every())):
+    if target.exists() and (not as_base or _in_store(image.reference)):
         return
     if image.base:
-        _make(image.base)
+        _make(image.base, as_base=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     with console.step(f"build the image {image.name}"):
         _build(image)
@@ -293,15 +297,20 @@ def _make(image: Image) -> None:
                 old.unlink()
 
 
-def push(registry: str, public_base: bool = False) -> Image:
-    """Build the runtime image, on our own base or on upstream's public image, and push it to a registry; return it."""
-    image = named("runtime")
+def push(registry: str, name: str = "runtime", public_base: bool = False) -> Image:
+    """Build an image of ours, on our own base or on upstream's public image, and push it to a registry; return it."""
+    image = named(name)
     (CACHE / "tmp").mkdir(parents=True, exist_ok=True)
     if public_base:
-        with console.step(f"build the image {image.name} on {image.base.upstream}"):
-            _build(image, image.base.upstream, cure="Leave out --public-base: then the base is built from packages.")
+        runtime = named("runtime")
+        with console.step(f"build the image {runtime.name} on {runtime.base.upstream}"):
+            cure = "Leave out --public-base: then the base is built from packages."
+            _build(runtime, runtime.base.upstream, cure=cure)
+        if image != runtime:
+            with console.step(f"build the image {image.name}"):
+                _build(image)
     else:
-        _build_debian(image.base.suite)
+        _build_debian(named("runtime").base.suite)
         _make(image)
     # As other tools do: a registry on this machine needs no TLS.
     tls = ["--tls-verify=false"] if registry.partition(":")[0] in ("localhost", "127.0.0.1") else []

@@ -31,6 +31,7 @@ GROUPS = {
     "outside": "addresses outside the cluster",
     "proxy": "the addresses of `pipelines.proxy`",
     "backups": "the address of `backup.destination`",
+    "identity": "the addresses of `notebooks.login.oidc`",
     "dns": "DNS",
     "api": "the Kubernetes API",
 }
@@ -322,6 +323,12 @@ def to_group(flow: Flow) -> str:
                 '{{- include "iml4e.egress" (dict "pods" "" "service" "" "outside" .Values.global.networkPolicy.outside.blocks "Release" .Release\n'
                 '  "address" (.Values.backup.destination.endpoint | default "https://s3.amazonaws.com")) | nindent 4 }}\n{{- end }}\n'
             )
+        case "identity":
+            return (
+                f"# {flow.why}\n{{{{- range list .Values.login.oidc.tokenUrl .Values.login.oidc.userinfoUrl | compact | uniq }}}}\n"
+                '{{- include "notebooks.egress" (dict "pods" "" "service" "" "address" . "Release" $.Release\n'
+                '  "outside" $.Values.global.networkPolicy.outside.blocks) | nindent 4 }}\n{{- end }}\n'
+            )
         case "nodes":
             return rule(flow, "to", "")
         case "outside":
@@ -451,6 +458,7 @@ def document() -> str:
         listed = {
             "proxy": "theirs",
             "backups": "its",
+            "identity": "theirs",
             "dns": "`networkPolicy.dns.ports`",
             "api": "`networkPolicy.apiServer.ports`",
         }.get(flow.to, numbers or "all")

@@ -33,7 +33,7 @@ def packages(lock_file: Path) -> list[str]:
 
 
 def lock() -> None:
-    """Write the lock files: MLflow's image, what the runtime image changes in it, and the harness with the versions of both."""
+    """Write the lock files: MLflow's image, what the images runtime and notebooks change in it, and the harness with the versions of both."""
     image = ["--python-version", "3.11", "--python-platform", "linux"]
     mlflow, runtime = REPO / "images/mlflow/requirements", REPO / "images/runtime/requirements"
     base = mlflow.with_suffix(".txt")
@@ -47,6 +47,13 @@ def lock() -> None:
         changed = [package for package in packages(both) if package not in packages(base)]
         runtime.with_suffix(".txt").write_text(
             "# On top of images/mlflow/requirements.txt, by\n#    make lock\n" + "".join(changed)
+        )
+        notebooks = REPO / "images/notebooks/requirements"
+        three = Path(shutil.copy(both, Path(folder) / "notebooks.txt"))
+        pin(three, *image, *(each.with_suffix(".in") for each in (mlflow, runtime, notebooks)))
+        changed = [package for package in packages(three) if package not in packages(both)]
+        notebooks.with_suffix(".txt").write_text(
+            "# On top of images/runtime/requirements.txt, by\n#    make lock\n" + "".join(changed)
         )
         groups = [word for group in GROUPS for word in ("--group", group)]
         # A model that is trained on a laptop loads in the images: what both have is the same version.

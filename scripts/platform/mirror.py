@@ -1,9 +1,10 @@
-"""Build the platform's images, list them for a mirror, push the runtime image.
+"""Build the platform's images, list them for a mirror, push those of our own.
 
 scripts/images build                            build what the cache lacks
 scripts/images list [PROFILE]                   print every image that a profile needs, for mirroring
 scripts/images push REGISTRY [--public-base]    build the runtime image and push it; with --public-base it starts from
                                                 MLflow's public image, which this machine must be able to pull
+scripts/images push REGISTRY notebooks [--public-base]    the same with the image of notebooks
 scripts/images sbom                             write a bill of materials of each image that was built, and docs/licences.md
 """
 
@@ -40,13 +41,18 @@ def listing(profile: str) -> None:
     print("\n".join(sorted(set(found))))
 
 
-def push(registry: str, public_base: bool) -> None:
-    """Push the runtime image and print the option that makes a release use it."""
+#: Images of ours, and the value that names each.
+OWN = {"runtime": "global.runtime", "notebooks": "notebooks.image"}
+
+
+def push(registry: str, name: str, public_base: bool) -> None:
+    """Push an image of ours and print the option that makes a release use it."""
     doctor.install_packages()
-    image = images.push(registry.rstrip("/"), public_base)
+    image = images.push(registry.rstrip("/"), name, public_base)
     host, _, path = registry.rstrip("/").partition("/")
     repository = f"{path}/{image.repository}".lstrip("/")
-    print(f"--set global.runtime.registry={host},global.runtime.repository={repository},global.runtime.tag={image.tag}")
+    value = OWN[name]
+    print(f"--set {value}.registry={host},{value}.repository={repository},{value}.tag={image.tag}")
 
 
 def main() -> None:
@@ -61,8 +67,14 @@ def main() -> None:
         case ["list", profile]:
             listing(profile)
         case ["push", registry]:
-            push(registry, public_base=False)
+            push(registry, "runtime", public_base=False)
         case ["push", registry, "--public-base"]:
-            push(registry, public_base=True)
+            push(registry, "runtime", public_base=True)
+        case ["push", registry, "notebooks"]:
+            push(registry, "notebooks", public_base=False)
+        case ["push", registry, "notebooks", "--public-base"]:
+            push(registry, "notebooks", public_base=True)
         case _:
-            raise console.Failure("usage: scripts/images build | sbom | list [PROFILE] | push REGISTRY [--public-base]")
+            raise console.Failure(
+                "usage: scripts/images build | sbom | list [PROFILE] | push REGISTRY [notebooks] [--public-base]"
+            )

@@ -111,6 +111,12 @@ def _own_values() -> list[str]:
     if os.environ.get("IML4E_RUNTIME"):
         runtime = images.named("runtime")
         values += ["--set", f"global.runtime.repository={runtime.repository},global.runtime.tag={runtime.tag}"]
+    if os.environ.get("IML4E_NOTEBOOKS"):
+        image = images.named("notebooks")
+        values += [
+            "--set",
+            f"notebooks.enabled=true,notebooks.image.repository={image.repository},notebooks.image.tag={image.tag}",
+        ]
     if images.CERTIFICATES.exists():
         # Pods install packages and reach stores through the network of this machine, where a proxy may inspect TLS.
         metadata = {"name": "iml4e-ca", "namespace": NAMESPACE}
@@ -198,6 +204,15 @@ def up() -> None:
         raise console.Failure(
             "IML4E_RUNTIME=own works on the cluster of this machine only: the cluster that KUBECONFIG names cannot pull that image.",
             "Push it with `scripts/images push REGISTRY` and install with the values that it prints (docs/install.md).",
+        )
+    if os.environ.get("IML4E_NOTEBOOKS", "on") != "on":
+        raise console.Failure(
+            f"IML4E_NOTEBOOKS is {os.environ['IML4E_NOTEBOOKS']}.", "Set it to on for notebooks, or unset it."
+        )
+    if os.environ.get("IML4E_NOTEBOOKS") and not own:
+        raise console.Failure(
+            "IML4E_NOTEBOOKS=on works on the cluster of this machine only: the cluster that KUBECONFIG names cannot pull that image.",
+            "Push it with `scripts/images push REGISTRY notebooks` and install with the values that it prints (docs/notebooks.md).",
         )
     if nodes.wanted() and not own:
         raise console.Failure(

@@ -22,6 +22,7 @@ API = {
     "ServiceAccount": ("v1", "serviceaccounts"),
     "Secret": ("v1", "secrets"),
     "Deployment": ("apps/v1", "deployments"),
+    "StatefulSet": ("apps/v1", "statefulsets"),
     "Job": ("batch/v1", "jobs"),
     "CronJob": ("batch/v1", "cronjobs"),
     "Role": ("rbac.authorization.k8s.io/v1", "roles"),

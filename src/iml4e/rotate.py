@@ -148,19 +148,22 @@ class Rotation:
             self.say("Grafana follows")
 
     def _restart(self) -> None:
-        """Restart the Deployments that read the Secrets, and wait until only new pods are left."""
-        ours = self.cluster.list("Deployment", f"app.kubernetes.io/instance={self.release}")
-        chosen = [each for each in ours if self.names & secrets_of(each["spec"]["template"]["spec"])]
-        for each in chosen:
+        """Restart the servers that read the Secrets, and wait until only new pods are left; stores and Grafana need no restart."""
+        label = f"app.kubernetes.io/instance={self.release}"
+        ours = [("Deployment", each) for each in self.cluster.list("Deployment", label)]
+        hub = self.cluster.get("StatefulSet", f"{self.release}-notebooks")
+        ours += [("StatefulSet", hub)] if hub else []
+        chosen = [each for each in ours if self.names & secrets_of(each[1]["spec"]["template"]["spec"])]
+        for kind, each in chosen:
             change = {"spec": {"template": {"metadata": {"annotations": {SEEN: self.id}}}}}
-            self._patch("Deployment", each["metadata"]["name"], change)
-        waits = {each["metadata"]["name"] for each in chosen}
-        self.say(f"restarting {', '.join(sorted(waits)) or 'nothing'}")
+            self._patch(kind, each["metadata"]["name"], change)
+        waits = {(kind, each["metadata"]["name"]) for kind, each in chosen}
+        self.say(f"restarting {', '.join(sorted(name for _, name in waits)) or 'nothing'}")
         end = time.monotonic() + self.timeout
-        while waits := {name for name in waits if not _rolled_out(self.cluster.get("Deployment", name))}:
+        while waits := {(kind, name) for kind, name in waits if not _rolled_out(self.cluster.get(kind, name))}:
             if time.monotonic() > end:
                 raise Error(
-                    f"{', '.join(sorted(waits))} did not become ready with the new credentials within {self.timeout:.0f} s; {self._valid()}"
+                    f"{', '.join(sorted(name for _, name in waits))} did not become ready with the new credentials within {self.timeout:.0f} s; {self._valid()}"
                 )
             time.sleep(LOOK)
 
@@ -355,12 +358,12 @@ def _state_files(spec: Object) -> Iterator[tuple[str, str]]:
                     yield source["secret"]["name"], item["path"]
 
 
-def _rolled_out(deployment: Object | None) -> bool:
-    """Whether all pods of a Deployment are new and ready."""
-    if deployment is None:
+def _rolled_out(workload: Object | None) -> bool:
+    """Whether all pods of a Deployment or StatefulSet are new and ready."""
+    if workload is None:
         return True
-    status, wanted = deployment.get("status", {}), deployment["spec"].get("replicas", 1)
-    seen = status.get("observedGeneration", 0) >= deployment["metadata"]["generation"]
+    status, wanted = workload.get("status", {}), workload["spec"].get("replicas", 1)
+    seen = status.get("observedGeneration", 0) >= workload["metadata"]["generation"]
     counts = [status.get(key, 0) for key in ("updatedReplicas", "replicas", "availableReplicas")]
     return seen and counts == [wanted] * 3
 

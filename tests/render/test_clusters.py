@@ -22,7 +22,7 @@ from support.objects import (
 )
 from support.parts import EVERY
 from support.pod_security import violations
-from support.pods import ON, pod_specs, stated, steps
+from support.pods import ON, pod_specs, stated, steps, users
 
 ARM = {"nodeSelector": {"kubernetes.io/arch": "arm64"}, "tolerations": [{"key": "arm", "operator": "Exists"}]}
 OWN = {"nodeSelector": {"disk": "fast"}, "tolerations": [{"key": "dedicated", "value": "ml", "effect": "NoSchedule"}]}
@@ -33,6 +33,7 @@ PLACES = {
     "secrets.": "secrets",
     "backup.": "backup",
     "kserve.runtimes.mlflow.": "models",
+    "notebooks.server.": "users",
     "pipelines.runs.podSpec.": "runs",
 }
 
@@ -186,13 +187,16 @@ def test_the_documented_quota_is_what_the_pods_state() -> None:
     def specs(objects: tuple[Object, ...], *kinds: str) -> list[dict[str, Any]]:
         return [pod_template(thing)["spec"] for thing in of_kind(objects, *kinds)]
 
-    without, objects = render("quota", merged(ON, {"pipelines": {"enabled": False}})), render("quota", ON)
+    on = merged(ON, {"notebooks": {"enabled": False}})
+    without, objects = render("quota", merged(on, {"pipelines": {"enabled": False}})), render("quota", on)
+    hub = [pod_template(find(render("quota", ON), "StatefulSet", "iml4e-notebooks"))["spec"]]
+    servers = {name: [spec] for name, spec in users(render("quota+gpu-cluster", ON)).items()}
     replaced = [
         pod_template(thing)["spec"]
         for thing in of_kind(objects, "Deployment")
         if thing["spec"]["strategy"].get("type") != "Recreate"
     ]
-    settings = stated(objects)
+    settings = stated(render("quota", ON))
     of_runs = steps(objects)
     rows = {
         "parts without Kubeflow Pipelines": usage(*specs(without, "Deployment", "StatefulSet")),
@@ -204,6 +208,8 @@ def test_the_documented_quota_is_what_the_pods_state() -> None:
         ),
         "each pipeline in one pod (`scripts/demo`)": usage({"containers": [{"resources": settings["Job"]}]}),
         "each step on Kubeflow Pipelines": usage(of_runs["step"]),
+        "notebooks: hub and proxy": usage(*hub),
+        **{f"each user's server, profile `{name}`": usage(*spec) for name, spec in servers.items()},
         "each driver, which comes before the step": usage(of_runs["driver"]),
     }
     document = (REPO / "docs" / "install.md").read_text()

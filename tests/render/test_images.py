@@ -24,7 +24,15 @@ def listed(profile: str) -> set[str]:
 
 
 def test_a_mirror_is_told_of_every_image() -> None:
-    not_of_the_chart = {"busybox", "pause", "coredns", "local-path-provisioner", "metrics-server", "runtime"}
+    not_of_the_chart = {
+        "busybox",
+        "pause",
+        "coredns",
+        "local-path-provisioner",
+        "metrics-server",
+        "runtime",
+        "notebooks",
+    }
     of_the_chart = {image.upstream for image in images.every() if image.name not in not_of_the_chart}
     built = {image.reference for image in images.every() if not image.own}
     brought = {name.replace(images.REGISTRY, "ghcr.io") for name in images.needed("pipelines") - built}

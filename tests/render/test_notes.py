@@ -21,7 +21,8 @@ NO_ROUTES = {part: {"route": {"enabled": False}} for part in WITH_UI}
 def notes(profile: str = "default", values: dict[str, Any] | None = None) -> str:
     """What Helm says after an installation as `ml` in namespace `team`."""
     flags = [flag for file in helm.profile_files(profile) for flag in ("--values", file)]
-    flags += [word for key, value in (values or {}).items() for word in ("--set-json", f"{key}={json.dumps(value)}")]
+    given = helm.merged(helm.OPTIONAL, values or {})
+    flags += [word for key, value in given.items() for word in ("--set-json", f"{key}={json.dumps(value)}")]
     said = helm.helm("install", "ml", CHART, "--namespace", "team", "--dry-run=client", *flags)
     return said.partition("NOTES:\n")[2]
 

@@ -32,6 +32,9 @@ ON_TOP_OF = {
     "cloud-azure": "cloud",
 }
 
+#: Parts that are off by default: tests render them as well, unless their values say otherwise.
+OPTIONAL: dict[str, Any] = {"notebooks": {"enabled": True}}
+
 
 class HelmError(Exception):
     """Helm failed; the text is helm's own message."""
@@ -118,7 +121,8 @@ def render_text(
     fresh: int = 0,
 ) -> str:
     """The rendered YAML. Cached per input, as one render serves a hundred tests; another `fresh` renders anew."""
-    return _render(chart, profile, json.dumps(values or {}, sort_keys=True), tuple(options), fresh)
+    given = merged(OPTIONAL if chart == CHART else {}, values or {})
+    return _render(chart, profile, json.dumps(given, sort_keys=True), tuple(options), fresh)
 
 
 @functools.lru_cache(maxsize=256)

@@ -93,6 +93,14 @@ PARTS = (
         metrics=(8080, "/metrics"),
     ),
     Part(
+        "notebooks",
+        {"notebooks": "StatefulSet"},
+        services={f"{RELEASE}-notebooks": (8000, 8081)},
+        ui="/notebooks/",
+        storage=True,
+        metrics=(8081, "/notebooks/hub/metrics"),
+    ),
+    Part(
         "prometheus",
         {"prometheus": "StatefulSet", "alertmanager": "StatefulSet", "prometheus-probe": "Deployment"},
         services={
@@ -135,6 +143,7 @@ ONE_REPLICA = {
     "mariadb": "its volume belongs to one pod",
     "prometheus": "each replica would keep a history of its own",
     "grafana": "its database is a file",
+    "notebooks": "the state of users' servers is in its memory",
     "mariadb-metrics": "two would count the same database twice",
     "prometheus-probe": "Prometheus asks it anew every few seconds",
     "alertmanager": "replicas would have to find each other, or notify twice",

@@ -26,6 +26,7 @@ ON: dict[str, Any] = {
     "pipelines": {"enabled": True, "retention": {"enabled": True}},
     "mlflow": {"gc": {"enabled": True}},
     "backup": {"enabled": True, "destination": {"existingClaim": "backups"}},
+    "notebooks": {"enabled": True},
 }
 #: What Kubeflow Pipelines itself states for its two containers.
 DRIVER = {"requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"cpu": "500m", "memory": "512Mi"}}
@@ -47,8 +48,24 @@ def pod_specs(objects: tuple[Object, ...]) -> dict[str, tuple[str, dict[str, Any
     found |= {kind_and_name(thing): ("models", thing["spec"]) for thing in serving_runtimes(objects)}
     argo = yaml.safe_load(find(objects, "ConfigMap", "iml4e-pipelines-argo")["data"]["config"])
     found["podSpecPatch"] = ("runs", yaml.safe_load(argo["workflowDefaults"]["spec"]["podSpecPatch"]))
+    found |= {f"users' servers: {name}": ("users", spec) for name, spec in users(objects).items()}
     job = find(objects, "ConfigMap", "iml4e-runner")["data"]["JOB_POD_SPEC"]
     return {**found, "JOB_POD_SPEC": ("jobs", json.loads(job))}
+
+
+def users(objects: tuple[Object, ...]) -> dict[str, dict[str, Any]]:
+    """Pods of users' servers of notebooks by profile, as the hub makes them of its settings."""
+    told = json.loads(find(objects, "ConfigMap", "iml4e-notebooks")["data"]["settings.json"])
+    shared = {key: told["server"][key] for key in ("nodeSelector", "tolerations", "affinity")}
+    shared |= {"imagePullSecrets": told["imagePullSecrets"], "securityContext": told["podSecurityContext"]}
+    container = {"name": "notebook", "image": told["image"], "securityContext": told["containerSecurityContext"]}
+    return {
+        name: {
+            **{key: value for key, value in shared.items() if value},
+            "containers": [{**container, "resources": profile["resources"]}],
+        }
+        for name, profile in told["profiles"].items()
+    }
 
 
 def stated(objects: tuple[Object, ...]) -> dict[str, dict[str, Any]]:
@@ -64,6 +81,7 @@ def stated(objects: tuple[Object, ...]) -> dict[str, dict[str, Any]]:
         }
     argo = yaml.safe_load(find(objects, "ConfigMap", "iml4e-pipelines-argo")["data"]["config"])
     found |= {name: argo[name]["resources"] for name in ("executor", "mainContainer")}
+    found |= {f"users' servers: {name}": spec["containers"][0]["resources"] for name, spec in users(objects).items()}
     return {**found, "Job": json.loads(find(objects, "ConfigMap", "iml4e-runner")["data"]["JOB_RESOURCES"])}
 
 

@@ -131,9 +131,9 @@ def _selectors(objects: list[Object]) -> Iterator[Finding]:
         selector = thing["spec"].get("podSelector") or thing["spec"].get("selector") or {}
         wanted = selector.get("matchLabels", {})
         keys = {*wanted, *(term["key"] for term in selector.get("matchExpressions", []))}
-        # KServe and Argo make the pods of models and runs later, `scripts/demo` its Job; an empty selector means every pod
+        # KServe, Argo and JupyterHub make pods of models, runs and users later, `scripts/demo` its Job; an empty selector means every pod
         later = any(key.startswith(("serving.kserve.io/", "pipelines.kubeflow.org/")) for key in keys)
-        later |= wanted.get("app.kubernetes.io/name") == "demo"
+        later |= wanted.get("app.kubernetes.io/name") in ("demo", "notebooks-user")
         if keys and not later and not any(selects(wanted, pod) for pod in pods):
             yield kind_and_name(thing), thing["metadata"]["name"], "selects no pod of the render"
     for scaler in of_kind(objects, "HorizontalPodAutoscaler"):

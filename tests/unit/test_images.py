@@ -132,7 +132,32 @@ def test_header_lines_are_not_in_the_key(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_folder_below_images_has_the_name_of_one_image() -> None:
     for image in images.every():
         assert images.named(image.name) == image
-    assert {image.name for image in images.every() if image.own} == {"runtime"}
+    assert {image.name for image in images.every() if image.own} == {"runtime", "notebooks"}
+
+
+def test_an_image_with_a_switch_is_built_only_where_that_is_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("IML4E_NOTEBOOKS", raising=False)
+    assert "notebooks" not in {image.name for image in images.wanted()}
+    monkeypatch.setenv("IML4E_NOTEBOOKS", "on")
+    assert "notebooks" in {image.name for image in images.wanted()}
+    assert images.named("notebooks").base == images.named("runtime")
+
+
+def test_a_base_is_built_only_for_an_image_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An archive is enough for a cluster; what starts from an image needs the image in the store."""
+    built: list[str] = []
+    monkeypatch.setattr(images, "CACHE", tmp_path)
+    monkeypatch.setattr(images, "_in_store", lambda reference: False)
+    monkeypatch.setattr(images, "_build", lambda image: built.append(image.name))
+    monkeypatch.setattr(images, "_buildah", lambda *words, log: Path(words[2].split(":")[1]).touch())
+    runtime, notebooks = images.named("runtime"), images.named("notebooks")
+    images._make(runtime)
+    images._make(runtime)
+    assert built == ["mlflow", "runtime"]
+    images._make(notebooks)
+    assert built == ["mlflow", "runtime", "mlflow", "runtime", "notebooks"]
+    images._make(notebooks)
+    assert built[5:] == []
 
 
 @pytest.fixture

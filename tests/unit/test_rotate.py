@@ -219,3 +219,29 @@ def test_wrong_names_and_older_charts_are_told() -> None:
     release.old_program = True
     with pytest.raises(Error, match=r"did not rotate: the release's chart is older than this command"):
         run(release)
+
+
+class WithHub(Release):
+    """A release with notebooks, whose hub is a StatefulSet."""
+
+    def get(self, kind: str, name: str) -> Any:
+        if (kind, name) == ("StatefulSet", "r-notebooks"):
+            hub = super().get("Deployment", name)
+            hub["metadata"]["name"] = name
+            return hub | {"spec": {"replicas": 1, "template": pod("hub", "r-s3-mlflow")}}
+        return super().get(kind, name)
+
+    def request(self, method: str, path: str, body: Any = None, **options: Any) -> Any:
+        if method == "PATCH" and path == "ns/StatefulSet/r-notebooks":
+            assert rotate.SEEN in body["spec"]["template"]["metadata"]["annotations"]
+            self.happened.append("restart of the hub")
+        return super().request(method, path, body, **options)
+
+
+def test_the_hub_of_notebooks_restarts_where_it_reads_a_secret() -> None:
+    release = WithHub()
+    run(release, only=["r-s3-mlflow"])
+    assert release.happened.count("restart of the hub") == 1
+    release = WithHub()
+    run(release, only=["r-db-mlflow"])
+    assert "restart of the hub" not in release.happened

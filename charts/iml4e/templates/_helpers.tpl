@@ -13,6 +13,12 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if and (or .Values.kserve.enabled .Values.pipelines.enabled) (or .Values.gateway.enabled .Values.prometheus.enabled $controller) }}true{{ end }}
 {{- end }}
 
+{{- /* "true" where the hub of notebooks makes pods beside such accounts: in a release that has objects of the whole cluster anyway. */}}
+{{- define "runner.holdsHub" -}}
+{{- $controller := and .Values.kserve.enabled (dig "controller" "enabled" true .Values.kserve) }}
+{{- if and .Values.notebooks.enabled (or .Values.gateway.enabled .Values.prometheus.enabled $controller) }}true{{ end }}
+{{- end }}
+
 {{- /* "true" where the release gives pods that request a GPU the settings of their pool: the kind is stable from Kubernetes 1.36 on. */}}
 {{- define "runner.placesGpus" -}}
 {{- if and .Values.global.gpuPools (or .Values.mlflow.enabled .Values.kserve.enabled .Values.pipelines.enabled) (semverCompare ">=1.36-0" .Capabilities.KubeVersion.Version) }}true{{ end }}
@@ -53,6 +59,9 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- with .Subcharts.kserve }}
 {{- $keys = tpl .Values.s3.existingSecret . | append $keys }}
+{{- end }}
+{{- with .Subcharts.notebooks }}
+{{- $keys = tpl .Values.server.s3Secret . | append $keys }}
 {{- end }}
 {{- dict "keys" ($keys | compact | uniq) "accounts" ($accounts | compact | uniq) | toYaml }}
 {{- end }}

@@ -116,6 +116,18 @@ secrets:
     generated:
       adminPassword: 32
 {{- end }}
+{{- if and .Values.notebooks.enabled (not .Values.notebooks.login.existingSecret) }}
+  - name: {{ .Release.Name }}-notebooks
+    type: Opaque
+    labels:
+      {{- include "iml4e.secrets.labelsOfSecret" (dict "root" . "part" "notebooks") | nindent 6 }}
+    annotations:
+      {{- include "iml4e.secrets.annotations" . | nindent 6 }}
+    generated:
+      password: 32
+      adminPassword: 40
+      cookieSecret: 64
+{{- end }}
 {{- if include "iml4e.secrets.certificate" . }}
   - name: {{ .Release.Name }}-kserve-webhook
     type: kubernetes.io/tls

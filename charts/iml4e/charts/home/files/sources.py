@@ -52,6 +52,7 @@ KNOWN = {
     for each in (
         Known("mlflow", "MLflow", "Experiments, models, artifacts", "/mlflow/", ("mariadb", "minio")),
         Known("pipelines", "Kubeflow Pipelines", "Pipelines and their runs", "/pipeline/", ("mariadb", "minio")),
+        Known("notebooks", "Notebooks", "JupyterLab, a server for each user", "/notebooks/"),
         Known("grafana", "Grafana", "Dashboards", "/grafana/", ("prometheus",)),
         Known("prometheus", "Prometheus", "Metrics and alerts", "/prometheus/"),
         Known("kserve", "KServe", "Serves models"),
