@@ -2,47 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-import shutil
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from iml4e import Error, serving
+from support import pages
 from support.helm import REPO
-from support.pages import Session, blocks, prose
+from support.pages import Session, blocks, prose, without
 from support.platform import Gateway, Model
 
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
     """A folder that holds what a clone would have."""
-    files = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=REPO, capture_output=True, text=True)
-    for name in files.stdout.splitlines():
-        if (REPO / name).is_file():
-            (tmp_path / "iml4e" / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(REPO / name, tmp_path / "iml4e" / name)
-    return tmp_path
-
-
-@contextlib.contextmanager
-def without(gateway: Gateway, name: str) -> Iterator[None]:
-    """Endpoint and registered model of a name are gone before and after. The experiment stays: its name could not be used again."""
-
-    def clean() -> None:
-        with contextlib.suppress(Error):  # the page deletes its endpoint itself, unless it fails
-            serving.delete(name)
-        for model in gateway.mlflow.search_registered_models(f"name='{name}'"):
-            gateway.mlflow.delete_registered_model(model.name)
-
-    clean()
-    try:
-        yield
-    finally:
-        clean()
+    return pages.clone(tmp_path)
 
 
 @pytest.mark.timeout(900)

@@ -10,17 +10,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from iml4e import Error, serving
 from support.helm import REPO
+from support.platform import Gateway
 
 FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 #: Ends the output of a block.
@@ -182,3 +186,30 @@ class Session:
         file = Path(self.scratch.name, f"block-{self.count}")
         file.write_text(code)
         return file
+
+
+def clone(folder: Path) -> Path:
+    """Put what a clone would have into the folder `iml4e` of a folder."""
+    files = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=REPO, capture_output=True, text=True)
+    for name in files.stdout.splitlines():
+        if (REPO / name).is_file():
+            (folder / "iml4e" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(REPO / name, folder / "iml4e" / name)
+    return folder
+
+
+@contextlib.contextmanager
+def without(gateway: Gateway, name: str) -> Iterator[None]:
+    """Endpoint and registered model of a name are gone before and after. The experiment stays: its name could not be used again."""
+
+    def clean() -> None:
+        with contextlib.suppress(Error):  # the page deletes its endpoint itself, unless it fails
+            serving.delete(name)
+        for model in gateway.mlflow.search_registered_models(f"name='{name}'"):
+            gateway.mlflow.delete_registered_model(model.name)
+
+    clean()
+    try:
+        yield
+    finally:
+        clean()
