@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -26,7 +27,9 @@ SITE = BUILD / "site"
 MEDIA = REPO / "docs" / "training" / "media.yaml"
 FENCE = re.compile(r"^( *)```.*?^\1```$", re.DOTALL | re.MULTILINE)
 #: What a browser would fetch from another host.
-LOADS = re.compile(r"""<(?:script|img|iframe|source)[^>]+src=["']?(?:https?:)?//|<link[^>]+rel=["']?(?:stylesheet|preconnect)["']?[^>]+href=["']?(?:https?:)?//""")
+LOADS = re.compile(
+    r"""<(?:script|img|iframe|source)[^>]+src=["']?(?:https?:)?//|<link[^>]+rel=["']?(?:stylesheet|preconnect)["']?[^>]+href=["']?(?:https?:)?//"""
+)
 
 
 def generator() -> Path:
@@ -61,11 +64,16 @@ def page(text: str, place: Path, pages: set[Path]) -> str:
         found = Path(*_normal((place.parent / target).parts))
         if found / "README.md" in pages:  # a folder that has a page
             return f"[{match[1]}]({target.rstrip('/')}/README.md{'#' * bool(anchor)}{anchor})"
-        return match[0] if found in pages else match[1]
+        return (
+            match[1] if found not in pages and (REPO / found).exists() else match[0]
+        )  # broken ones are the generator's to tell
 
     parts, last = [], 0
     for fence in FENCE.finditer(text):
-        parts += [re.sub(r"(?<!!)\[([^\]]*)\]\(([^)\s]+)\)", link, text[last : fence.start()]), fence[0].replace("```mermaid", "```text")]
+        parts += [
+            re.sub(r"(?<!!)\[([^\]]*)\]\(([^)\s]+)\)", link, text[last : fence.start()]),
+            fence[0].replace("```mermaid", "```text"),
+        ]
         last = fence.end()
     parts.append(re.sub(r"(?<!!)\[([^\]]*)\]\(([^)\s]+)\)", link, text[last:]))
     return "".join(parts)
@@ -105,22 +113,30 @@ def stage() -> None:
     shutil.copy(REPO / "docs" / "site" / "zensical.toml", BUILD)
 
 
-def build() -> Path:
-    """Build the site, and return its folder.
+def generate() -> Path:
+    """Build the site from build/docs/pages, and return its folder.
 
     Raises:
         Failure: a link or anchor leads nowhere, or a page would load something from another host.
     """
     zensical = generator()
-    stage()
     with console.step("build the site"):
         command = [zensical, "build", "--clean", "--strict", "--config-file", BUILD / "zensical.toml"]
-        done = subprocess.run(command, cwd=BUILD, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        done = subprocess.run(
+            command,
+            cwd=BUILD,
+            env=os.environ | {"NO_COLOR": "1"},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
     # strict mode counts its own findings only: not those of extensions
     if done.returncode or re.search(r"\b(WARNING|ERROR)\b", done.stdout) or not (SITE / "index.html").exists():
         raise console.Failure("The site cannot be built.", "Correct the pages that are named above.", done.stdout)
     if foreign := [str(file.relative_to(SITE)) for file in SITE.rglob("*.html") if LOADS.search(file.read_text())]:
-        raise console.Failure(f"Pages load something from another host: {', '.join(foreign)}.", "Copy it into docs/site.")
+        raise console.Failure(
+            f"Pages load something from another host: {', '.join(foreign)}.", "Copy it into docs/site."
+        )
     return SITE
 
 
@@ -150,14 +166,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/docs", description="Build the documentation as a site.")
     parser.add_argument("--media", action="store_true", help="ask the addresses of videos and large files instead")
     if parser.parse_args().media:
-        dead = [f"{each['title']} ({each['url']}): {why}" for each in media(MEDIA.read_text()) if (why := answers(each["url"]))]
+        dead = [
+            f"{each['title']} ({each['url']}): {why}"
+            for each in media(MEDIA.read_text())
+            if (why := answers(each["url"]))
+        ]
         if dead:
-            raise console.Failure(f"{len(dead)} addresses do not answer.", "Replace them in docs/training/media.yaml.", "\n".join(dead))
+            raise console.Failure(
+                f"{len(dead)} addresses do not answer.", "Replace them in docs/training/media.yaml.", "\n".join(dead)
+            )
         console.say("every address answers")
         return
-    site = build()
+    stage()
+    site = generate()
     count = sum(1 for _ in site.rglob("*.html"))
-    console.say(f"{count} pages: {site.relative_to(REPO)}/index.html; search needs a server: python3 -m http.server -d {site.relative_to(REPO)}")
+    console.say(
+        f"{count} pages: {site.relative_to(REPO)}/index.html; search needs a server: python3 -m http.server -d {site.relative_to(REPO)}"
+    )
 
 
 if __name__ == "__main__":
