@@ -2,6 +2,7 @@
 
 scripts/docs           build/docs/site; fails on a link or an anchor that leads nowhere, and on anything that a page would load from elsewhere
 scripts/docs --media   ask each address of docs/training/media.yaml whether it still answers (needs the internet)
+scripts/docs --draw    draw the mermaid diagrams of the pages into docs/site/diagrams (needs npm and Chromium)
 
 The generator is in an environment of its own, from docs/site/requirements.txt.
 """
@@ -10,10 +11,13 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import html
+import json
 import os
 import re
 import shutil
 import subprocess
+import tempfile
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -24,8 +28,21 @@ from scripts.harness import setup
 
 BUILD = REPO / "build" / "docs"
 SITE = BUILD / "site"
+DIAGRAMS = REPO / "docs" / "site" / "diagrams"
+MERMAID = "mermaid@11.17.2"
 MEDIA = REPO / "docs" / "training" / "media.yaml"
 FENCE = re.compile(r"^( *)```.*?^\1```$", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)\s]+)\)")
+#: Writes a diagram into the page, as the text of an SVG file that stands alone.
+DRAW = """
+mermaid.initialize({startOnLoad: false, theme: "neutral", flowchart: {htmlLabels: false}});
+mermaid.render("diagram", SOURCE).then(({svg}) => {
+  const drawn = new DOMParser().parseFromString(svg, "text/html").querySelector("svg");
+  const shown = document.createElement("pre");
+  shown.textContent = new XMLSerializer().serializeToString(drawn);
+  document.body.append(shown);
+});
+"""
 #: What a browser would fetch from another host.
 LOADS = re.compile(
     r"""<(?:script|img|iframe|source)[^>]+src=["']?(?:https?:)?//|<link[^>]+rel=["']?(?:stylesheet|preconnect)["']?[^>]+href=["']?(?:https?:)?//"""
@@ -54,8 +71,59 @@ def sources() -> list[Path]:
     return sorted({Path(name) for name in kept})
 
 
+def diagram(fence: str) -> Path:
+    """The picture of a mermaid fence: its name has the digest of the diagram, so that a changed diagram has no picture."""
+    return DIAGRAMS / f"{hashlib.sha256(fence.encode()).hexdigest()[:12]}.svg"
+
+
+def draw() -> None:
+    """Draw what has no picture, and remove pictures of diagrams that are gone."""
+    fences = {
+        diagram(fence[0]): fence[0]
+        for path in sources()
+        if path.suffix == ".md"
+        for fence in FENCE.finditer((REPO / path).read_text())
+        if fence[0].startswith("```mermaid")
+    }
+    for old in set(DIAGRAMS.glob("*.svg")) - fences.keys():
+        old.unlink()
+    DIAGRAMS.mkdir(exist_ok=True)
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if not (browser and shutil.which("npm")):
+        raise console.Failure("npm and Chromium draw the diagrams.", "Install both, or leave the diagrams as text.")
+    with tempfile.TemporaryDirectory() as folder, console.step("draw the diagrams"):
+        archive = console.run(["npm", "pack", "--silent", MERMAID], cwd=Path(folder)).split()[-1]
+        console.run(["tar", "xzf", archive, "package/dist/mermaid.min.js"], cwd=Path(folder))
+        for picture, fence in fences.items():
+            source = "\n".join(fence.splitlines()[1:-1])
+            script = DRAW.replace("SOURCE", json.dumps(source))
+            Path(folder, "draw.html").write_text(
+                f"<!doctype html><meta charset=utf-8><body><script src=package/dist/mermaid.min.js></script><script>{script}</script>"
+            )
+            command = [
+                browser,
+                "--headless",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--virtual-time-budget=20000",
+                "--dump-dom",
+            ]
+            shown = console.run([*command, f"file://{folder}/draw.html"])
+            found = re.search("<pre>(.*?)</pre>", shown, re.DOTALL)
+            if not found:
+                raise console.Failure("A diagram cannot be drawn.", "Correct its mermaid source.", source)
+            picture.write_text(html.unescape(found[1]) + "\n")
+
+
 def page(text: str, place: Path, pages: set[Path]) -> str:
     """A page as the site can show it: links to what the site does not have become plain text, diagrams stay readable as their source."""
+
+    def shown(fence: str) -> str:
+        if not fence.startswith("```mermaid"):
+            return fence
+        picture = diagram(fence).relative_to(REPO)
+        up = "../" * len(place.parent.parts)
+        return f"![Diagram]({up}{picture})" if (REPO / picture).exists() else fence.replace("```mermaid", "```text")
 
     def link(match: re.Match[str]) -> str:
         target, _, anchor = match[2].partition("#")
@@ -70,13 +138,9 @@ def page(text: str, place: Path, pages: set[Path]) -> str:
 
     parts, last = [], 0
     for fence in FENCE.finditer(text):
-        parts += [
-            re.sub(r"(?<!!)\[([^\]]*)\]\(([^)\s]+)\)", link, text[last : fence.start()]),
-            fence[0].replace("```mermaid", "```text"),
-        ]
+        parts += [LINK.sub(link, text[last : fence.start()]), shown(fence[0])]
         last = fence.end()
-    parts.append(re.sub(r"(?<!!)\[([^\]]*)\]\(([^)\s]+)\)", link, text[last:]))
-    return "".join(parts)
+    return "".join([*parts, LINK.sub(link, text[last:])])
 
 
 def _normal(parts: tuple[str, ...]) -> list[str]:
@@ -165,7 +229,12 @@ def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="scripts/docs", description="Build the documentation as a site.")
     parser.add_argument("--media", action="store_true", help="ask the addresses of videos and large files instead")
-    if parser.parse_args().media:
+    parser.add_argument("--draw", action="store_true", help="draw the mermaid diagrams instead")
+    options = parser.parse_args()
+    if options.draw:
+        draw()
+        return
+    if options.media:
         dead = [
             f"{each['title']} ({each['url']}): {why}"
             for each in media(MEDIA.read_text())
