@@ -179,9 +179,17 @@ def fit(
             signature=mlflow.models.infer_signature(features, model.predict(features)),
             input_example=features[:2],
             pip_requirements=[f"mlflow=={mlflow.__version__}", f"scikit-learn=={sklearn.__version__}"],
+            skops_trusted_types=_own_types(model),
         )
     print(f"run {run.info.run_id}: {len(table)} rows, model {logged.model_uri}")
     return run.info.run_id, run.info.experiment_id, logged.model_uri
+
+
+def _own_types(model: Any) -> list[str]:
+    """Types of scikit-learn in a model that skops, MLflow's file format, wants named: trees, forests, neighbours."""
+    import skops.io
+
+    return [name for name in skops.io.get_untrusted_types(data=skops.io.dumps(model)) if name.startswith("sklearn.")]
 
 
 def evaluate(model_uri: str, run_id: str, name: str, rows: Any, truth: Any, floor: float) -> dict[str, Any]:
