@@ -31,6 +31,8 @@ MADE = (
 #: What every namespace has, or what goes by itself.
 BUILT_IN = {"ConfigMap/kube-root-ca.crt", "ConfigMap/openshift-service-ca.crt", "ServiceAccount/default"}
 PASSING = ("events", "events.events.k8s.io", "pods.metrics.k8s.io", "endpoints")
+#: Options of `helm list`: releases in every status, for Helm 3 (which has more by `--all`) and Helm 4 (which has no such option).
+ANY_STATUS = ("--deployed", "--failed", "--pending", "--uninstalling")
 #: Seconds between the CRDs and the release of one installation.
 TOGETHER = 900
 PATIENCE = 180
@@ -113,7 +115,9 @@ class Purge:
 
     def chart(self) -> str:
         """The chart of the release, by name and version."""
-        listed = console.run(["helm", "list", "-n", self.namespace, "-a", "-f", f"^{self.release}$", "-o", "json"])
+        listed = console.run(
+            ["helm", "list", "-n", self.namespace, *ANY_STATUS, "-f", f"^{self.release}$", "-o", "json"]
+        )
         return next((each["chart"] for each in json.loads(listed)), "unknown")
 
     def run(self) -> None:
@@ -161,7 +165,8 @@ class Purge:
         return found == thing["metadata"]["uid"]
 
     def left(self) -> list[str]:
-        """What is in the namespace, save for what every namespace has."""
+        """What is in the namespace, save for what every namespace has, once the release's pods have ended."""
+        kubectl("wait", "pods", "-l", self.label, "-n", self.namespace, "--for=delete", "--timeout=2m", fail=False)
         kinds = kubectl("api-resources", "--verbs=list,delete", "--namespaced", "-o", "name").split()
         found = items(",".join(kind for kind in kinds if kind not in PASSING), "-n", self.namespace)
         own = [thing for thing in found if name_of(thing) not in BUILT_IN]
@@ -176,6 +181,8 @@ class Purge:
             console.say(f"namespace {self.namespace} stays, as these are in it: {', '.join(left)}")
             return
         with console.step(f"delete namespace {self.namespace}"):
+            # a namespace with pods stays for half of their termination grace period, which is minutes
+            kubectl("delete", "pods", "--all", "-n", self.namespace, "--grace-period=1", "--timeout=60s", fail=False)
             kubectl("delete", "namespace", self.namespace, "--timeout=3m")
 
     def begun(self) -> float:
@@ -197,7 +204,7 @@ class Purge:
         }
         every = {crd["metadata"]["name"]: crd for crd in items("customresourcedefinitions.apiextensions.k8s.io")}
         present = sorted(names & every.keys())
-        others = json.loads(console.run(["helm", "list", "-A", "-a", "-o", "json"]))
+        others = json.loads(console.run(["helm", "list", "-A", *ANY_STATUS, "-o", "json"]))
         if other := [f"{each['namespace']}/{each['name']}" for each in others if each["chart"].startswith("iml4e-")]:
             console.say(f"{len(present)} CRDs stay, as other releases use them: {', '.join(other)}")
             return

@@ -112,6 +112,7 @@ WITHOUT_DATA = {
 }
 
 
+@pytest.mark.timeout(700)
 def test_recording_rules_have_data_after_load(
     cluster: Cluster, gateway: Gateway, wine: Model, bottle: dict[str, float]
 ) -> None:
