@@ -39,7 +39,7 @@ demo: ## Run a reference pipeline, deploy its model, get a prediction (PIPELINE=
 	@scripts/demo $(PIPELINE) $(if $(ENGINE),--engine $(ENGINE))
 
 ##@ The harness
-.PHONY: setup lint render contract mutate arms unit e2e load availability bench test lock scan
+.PHONY: setup lint render contract mutate arms unit e2e load availability bench test lock scan docs
 setup: ## Install the Python environment of the harness, as .venv
 	@scripts/setup
 lint: setup ## Check style of Python, YAML, shell and prose, and that generated files are up to date
@@ -51,8 +51,9 @@ lint: setup ## Check style of Python, YAML, shell and prose, and that generated 
 	@scripts/chart --check
 	@scripts/dashboards --check
 	@scripts/crds --check
+	@scripts/trace --check
 render: setup ## Test the chart without a cluster
-	@.venv/bin/pytest -q -n 2 tests/render
+	@.venv/bin/pytest -q -n 2 --junitxml reports/junit/render.xml tests/render
 contract: setup ## Write tests/render/data/contract.yaml anew: what containers are told and asked, what accounts may
 	@cd tests && ../.venv/bin/python -m support.contract
 mutate: setup ## Break the chart's templates in a hundred ways: the render tests must catch 95 (SEED=1 MINUTES=8: stop then, go on next time)
@@ -60,10 +61,10 @@ mutate: setup ## Break the chart's templates in a hundred ways: the render tests
 arms: setup ## Tell which arms of the chart's templates no render test reaches
 	@scripts/arms
 unit: setup ## Test the Python code without a cluster
-	@.venv/bin/pytest -q -n 2 --dist loadfile tests/unit
+	@.venv/bin/pytest -q -n 2 --dist loadfile --junitxml reports/junit/unit.xml tests/unit
 e2e: setup up ## Test the running platform; install or upgrade the platform first
 	@ci/setup > /dev/null || echo 'The tests of GitLab pipelines are skipped.'
-	@KUBECONFIG=$${KUBECONFIG:-$(IML4E_STATE)/admin.conf} .venv/bin/pytest -q -n 2 --dist loadscope tests/e2e
+	@KUBECONFIG=$${KUBECONFIG:-$(IML4E_STATE)/admin.conf} .venv/bin/pytest -q -n 2 --dist loadscope --junitxml reports/junit/e2e.xml tests/e2e
 bench: setup ## Compare the model server with others; writes docs/measured-model-server.md
 	@scripts/bench
 load: setup ## Put load on every service; report in reports/load (SHAPE=steady|ramp|spike|soak USERS=16 TIME=60s)
@@ -77,5 +78,7 @@ test: lint ## Run everything: lint, up, render, unit, e2e
 	@$(MAKE) e2e
 scan: setup ## Scan the rendered chart with checkov; every finding is explained in tests/exceptions.yaml
 	@scripts/scan
+docs: ## Build the documentation as a site into build/docs/site; a broken link is an error
+	@scripts/docs
 lock: ## Update the pinned Python packages of images and harness
 	@scripts/setup --lock

@@ -13,6 +13,8 @@ from scripts.common import console, python
 from scripts.common.paths import CACHE, REPO
 
 LOCK = REPO / "requirements-dev.txt"
+#: The generator of the documentation's site, which `make docs` alone installs.
+SITE_LOCK = REPO / "docs" / "site" / "requirements.txt"
 GROUPS = ("lint", "dashboards", "render", "unit", "e2e", "load", "availability")
 
 
@@ -58,7 +60,8 @@ def lock() -> None:
         groups = [word for group in GROUPS for word in ("--group", group)]
         # A model that is trained on a laptop loads in the images: what both have is the same version.
         every_python = ["--universal", "--python-version", "3.11", "-c", both]
-        pin(LOCK, *every_python, "--extra", "pipelines", *groups, "pyproject.toml")
+        pin(LOCK, *every_python, "--extra", "pipelines", "--extra", "search", *groups, "pyproject.toml")
+        pin(SITE_LOCK, "--universal", "--python-version", "3.11", "--group", "docs")
 
 
 def environment() -> None:

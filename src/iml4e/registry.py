@@ -1,9 +1,11 @@
 """Registered models in MLflow: versions, the gate that a model must pass, and the champion."""
 
 import contextlib
+import importlib.metadata
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 
 from iml4e import Error, platform
@@ -204,17 +206,31 @@ def fit(
             input_example=features[:2] if example else None,
             pip_requirements=[f"mlflow=={mlflow.__version__}", f"scikit-learn=={sklearn.__version__}", *requirements],
             code_paths=list(code) or None,
-            skops_trusted_types=_foreign(model) if code or requirements else None,
+            skops_trusted_types=_trusted(model, code, requirements),
         )
     print(f"run {run.info.run_id}: {len(table)} rows, model {logged.model_uri}")
     return run.info.run_id, run.info.experiment_id, logged.model_uri
 
 
-def _foreign(model: Any) -> list[str]:
-    """Types in a model that skops does not know: those of its own code, and of libraries beside scikit-learn."""
+def _trusted(model: Any, code: Sequence[str], requirements: Sequence[str]) -> list[str]:
+    """Types in a model that skops, MLflow's file format, wants named: of scikit-learn and its company, of the model's code and requirements.
+
+    Raises:
+        Error: a type of another package, which the model's pods would not have.
+    """
     import skops.io
 
-    return skops.io.get_untrusted_types(data=skops.io.dumps(model))
+    told = {re.split("[^A-Za-z0-9._-]", name)[0].lower() for name in requirements}
+    known = {"sklearn", "numpy", "scipy", "pandas", *(PurePath(folder).name for folder in code)}
+    known |= {
+        module
+        for module, packages in importlib.metadata.packages_distributions().items()
+        if told & {package.lower() for package in packages}
+    }
+    found = skops.io.get_untrusted_types(data=skops.io.dumps(model))
+    if foreign := [name for name in found if name.partition(".")[0] not in known]:
+        raise Error(f"the model holds {', '.join(foreign)}, of packages that it does not require: add them to its `requirements`")
+    return found
 
 
 def evaluate(model_uri: str, run_id: str, name: str, rows: Any, truth: Any, floor: float) -> dict[str, Any]:

@@ -2,85 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
-import shutil
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from iml4e import Error, serving
+from support import pages
 from support.helm import REPO
+from support.pages import Session, blocks, prose, without
 from support.platform import Gateway, Model
-
-
-def bash(script: str, folder: Path, seconds: float) -> str:
-    """Run a script, stop at its first error, and return what it printed."""
-    path = f"{REPO / '.venv' / 'bin'}:{os.environ['PATH']}"
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "IML4E_"))}
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script], cwd=folder, env=environment | {"PATH": path},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=seconds, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-3000:]
-    return done.stdout
-
-
-def programs(page: Path) -> dict[str, str]:
-    """The programs that a page tells to save: name and content."""
-    found = re.findall(r"`(\w+\.py)`:\n\n```python\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
-    assert found, page
-    return dict(found)
-
-
-def prose(page: Path) -> str:
-    """A page without its fenced blocks."""
-    return re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
-
-
-def blocks(page: Path, language: str) -> list[str]:
-    """The fenced blocks of a page, in order."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
 
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
     """A folder that holds what a clone would have."""
-    files = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=REPO, capture_output=True, text=True)
-    for name in files.stdout.splitlines():
-        if (REPO / name).is_file():
-            (tmp_path / "iml4e" / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(REPO / name, tmp_path / "iml4e" / name)
-    return tmp_path
-
-
-@contextlib.contextmanager
-def without(gateway: Gateway, name: str) -> Iterator[None]:
-    """Endpoint and registered model of a name are gone before and after. The experiment stays: its name could not be used again."""
-
-    def clean() -> None:
-        with contextlib.suppress(Error):  # the page deletes its endpoint itself, unless it fails
-            serving.delete(name)
-        for model in gateway.mlflow.search_registered_models(f"name='{name}'"):
-            gateway.mlflow.delete_registered_model(model.name)
-
-    clean()
-    try:
-        yield
-    finally:
-        clean()
+    return pages.clone(tmp_path)
 
 
 @pytest.mark.timeout(900)
 def test_quickstart(gateway: Gateway, clone: Path) -> None:
-    page = REPO / "docs" / "quickstart.md"
-    for name, code in programs(page).items():
-        (clone / name).write_text(code)
-    with without(gateway, "quickstart"):
-        said = bash("\n".join(blocks(page, "bash")), clone, 840)
+    with without(gateway, "quickstart"), Session(clone) as reader:
+        said = reader.page(REPO / "docs" / "quickstart.md")
     versions = re.findall(r"quickstart version (\d+) answered 5 rows", said)
     assert versions == ["1", "2", "1"]
     assert re.search(r"^x-model-version: 1", said, re.MULTILINE | re.IGNORECASE)
@@ -106,15 +48,16 @@ HARNESS = {"make up", "helm install"}
 def test_commands_of_the_readme(gateway: Gateway, wine: Model, clone: Path) -> None:
     """All indented blocks, in order, in one shell that stands in a clone; its program is saved there before."""
     page = REPO / "README.md"
-    for name, code in programs(page).items():
-        (clone / "iml4e" / name).write_text(code)
+    for block in blocks(page):
+        assert block.name, f"line {block.line}: a fenced block of the README is a program to save"
+        (clone / "iml4e" / block.name).write_text(block.text)
     commands = re.findall(r"^ {4}(\S(?:[^\n]*\\\n)*[^\n]*)$", prose(page), re.MULTILINE)
     asked = [command for command in commands if " ".join(command.split()[:2]) not in HARNESS]
     assert "python first.py" in asked
     assert any(command.startswith("curl ") for command in asked)
     assert any(command.startswith("iml4e deploy") for command in asked)
-    with without(gateway, "first"):
-        said = bash("\n".join(["python3 -m venv venv; source venv/bin/activate; cd iml4e", *asked]), clone, 840)
+    with without(gateway, "first"), Session(clone) as reader:
+        said = reader.bash("\n".join(["python3 -m venv venv; source venv/bin/activate; cd iml4e", *asked]), 840)
     assert re.search(r"first version \d+ serves at .*\n\[0\]\n", said), said  # the first wine is of class 0
     assert re.search(r"^first +first +\d+ +- +ready", said, re.MULTILINE), said
     assert "first is not served any more" in said

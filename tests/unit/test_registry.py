@@ -6,7 +6,9 @@ from typing import Any
 import mlflow
 import pytest
 from sklearn.datasets import load_wine
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -34,6 +36,16 @@ def candidate(name: str, regularization: float, floor: float) -> tuple[dict[str,
     verdict = registry.evaluate(uri, run_id, name, rows, held_out["target"], floor)
     version = registry.register(uri, name, verdict["gate"], verdict["reason"], ADDRESS, run_id)
     return verdict, registry.resolve(f"{name}/{version}")
+
+
+@pytest.mark.parametrize(
+    "model", [RandomForestClassifier(3, random_state=0), KNeighborsClassifier()], ids=lambda m: type(m).__name__
+)
+def test_models_with_types_that_the_file_format_wants_named(model: Any) -> None:
+    features = WINE.drop(columns="target")
+    how = {"table": WINE, "name": "types", "address": ADDRESS, "sha256": SHA256, "params": {}}
+    _, _, uri = registry.fit(model, features, WINE["target"], **how)
+    assert list(mlflow.pyfunc.load_model(uri).predict(features)) == list(model.predict(features))
 
 
 def test_from_training_to_the_champion(tracking: mlflow.MlflowClient) -> None:

@@ -63,7 +63,7 @@ def test_no_import_circle() -> None:
     [
         f"{path.parent.name}.{path.stem}"
         for path in MODULES
-        if path.stem not in ("arms", "chart", "crds", "dashboards", "flows", "mutants", "mutate", "package", "scan")
+        if path.stem not in ("arms", "chart", "crds", "dashboards", "flows", "mutants", "mutate", "package", "scan", "trace")
     ],
 )
 def test_a_module_needs_the_standard_library_only(module: str) -> None:
@@ -82,6 +82,7 @@ HARMLESS = {
     "crds": (["--help"], "usage: scripts/crds"),
     "dashboards": (["--help"], "usage: scripts/dashboards"),
     "demo": (["--help"], "usage: scripts/demo"),
+    "docs": (["--help"], "usage: scripts/docs"),
     "doctor": ([], "runs on Linux"),
     "down": ([], "Nothing is up."),
     "images": (["what"], "usage: scripts/images"),
@@ -90,6 +91,7 @@ HARMLESS = {
     "scan": (["--help"], "usage: scripts/scan"),
     "setup": (["what"], "usage: scripts/setup"),
     "status": ([], "none: nothing is up"),
+    "trace": (["--help"], "usage: scripts/trace"),
     "up": ([], "IML4E_RUNTIME is mine, which names no image."),
 }
 
