@@ -328,6 +328,11 @@ def dumps(node: Any, indent: int = 0, before: int = 0) -> str:
     return f"{opened}\n" + ",\n".join(lines) + f"\n{' ' * indent}{closed}"
 
 
+def on(part: str) -> bool:
+    """Whether a part is on by default."""
+    return yaml.safe_load((folder(part) / "values.yaml").read_text())["enabled"]
+
+
 def umbrella_values() -> str:
     """The umbrella's values.yaml, with a section for each part."""
     own = (CHART / "values.yaml").read_text().partition(MARK)[0]
@@ -335,8 +340,7 @@ def umbrella_values() -> str:
     for part in parts():
         values = (folder(part) / "values.yaml").read_text()
         said = next((comment for path, comment, _ in leaves(values) if path == ("enabled",)), "")
-        on = str(yaml.safe_load(values)["enabled"]).lower()
-        sections.append(f"{part}:\n" + "".join(f"{line}\n" for line in wrap(said)) + f"  enabled: {on}\n")
+        sections.append(f"{part}:\n" + "".join(f"{line}\n" for line in wrap(said)) + f"  enabled: {str(on(part)).lower()}\n")
     return (
         f"{own}{MARK}, in the order of Chart.yaml.\n# All values of a part, with comments: charts/<part>/values.yaml, and docs/values.md.\n"
         + "".join(sections)
@@ -445,7 +449,8 @@ def written() -> dict[Path, str]:
     """Every file that this program writes, with its content."""
     files = flows.policies()
     umbrella = json.loads((CHART / "values.schema.json").read_text())
-    umbrella["required"] = ["global", *parts()]
+    # Helm leaves out the section of a part that is off where the values are those of an earlier version
+    umbrella["required"] = ["global", *filter(on, parts())]
     for name in set(umbrella["properties"]) - set(parts()):
         umbrella["properties"][name] = optional(umbrella["properties"][name])
     for part in parts():

@@ -229,7 +229,9 @@ def _trusted(model: Any, code: Sequence[str], requirements: Sequence[str]) -> li
     }
     found = skops.io.get_untrusted_types(data=skops.io.dumps(model))
     if foreign := [name for name in found if name.partition(".")[0] not in known]:
-        raise Error(f"the model holds {', '.join(foreign)}, of packages that it does not require: add them to its `requirements`")
+        raise Error(
+            f"the model holds {', '.join(foreign)}, of packages that it does not require: add them to its `requirements`"
+        )
     return found
 
 

@@ -31,9 +31,8 @@ def test_quickstart(gateway: Gateway, clone: Path) -> None:
 
 @pytest.mark.timeout(900)
 def test_a_project_of_your_own(gateway: Gateway, clone: Path) -> None:
-    page = REPO / "docs" / "template.md"
-    with without(gateway, "tumours"):
-        said = bash("\n".join(blocks(page, "bash")), clone, 840)
+    with without(gateway, "tumours"), Session(clone) as reader:
+        said = reader.page(REPO / "docs" / "template.md")
     assert "data/tumours.csv: 569 rows are valid" in said
     assert re.search(r"answers 50 rows as evaluated\nprediction\n", said), said[-2000:]
     assert "version 1 answered 569 rows" in said

@@ -298,10 +298,10 @@ def test_a_platform_that_does_not_answer_is_told_in_a_sentence(
 
 
 def test_a_mistake_in_the_pipeline_is_refused_by_the_schema_of_gitlab(released: Ended, project: Project) -> None:
-    project.change(".gitlab/model.yml", lambda text: text.replace("interruptible: true", "interruptable: true", 1))
+    project.change(".gitlab/model.yml", lambda text: text.replace("interruptible: true", "interruptile: true", 1))
     done = project.run(*project.command, "--list")
     assert done.returncode != 0
-    assert "interruptable" in done.stdout + done.stderr
+    assert "interruptile" in done.stdout + done.stderr
 
 
 # --- the runner's side, on the cluster

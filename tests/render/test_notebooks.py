@@ -277,11 +277,6 @@ def test_an_identity_provider_is_named_completely(key: str) -> None:
     assert f"notebooks.login.oidc.{key} is empty" in said
 
 
-def test_groups_without_an_identity_provider_are_told() -> None:
-    [said] = refused({"notebooks": {"login": {"oidc": {"groups": ["ml"]}}}})
-    assert "set notebooks.login.mode=oidc" in said
-
-
 @pytest.mark.parametrize(
     "values", [{"defaultProfile": "gpu"}, {"profiles": {"small": None}}, {"profiles": {"small": {"enabled": False}}}]
 )

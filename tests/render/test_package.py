@@ -46,7 +46,7 @@ def annotations(unpacked: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("profile", profiles())
 def test_it_renders_as_the_folder_does(profile: str, package: Path) -> None:
-    assert render_text(profile, chart=package) == render_text(profile)
+    assert render_text(profile, helm.OPTIONAL, chart=package) == render_text(profile)
 
 
 def test_it_is_small(package: Path) -> None:
@@ -75,7 +75,9 @@ def test_its_profiles_are_those_of_the_repository(package: Path, unpacked: Path)
         files = [shipped[file.stem] for file in helm.profile_files(name)]
         words = [word for file in files for word in ("--values", file)]
         assert path == files[-1]
-        assert helm.helm("template", helm.RELEASE, package, "--namespace", helm.NAMESPACE, *words) == render_text(name)
+        assert helm.helm("template", helm.RELEASE, package, "--namespace", helm.NAMESPACE, *words) == render_text(
+            name, helm.AS_SHIPPED
+        )
 
 
 def test_it_travels_through_a_registry(package: Path, tmp_path: Path) -> None:
@@ -89,9 +91,9 @@ def test_it_travels_through_a_registry(package: Path, tmp_path: Path) -> None:
         )
     profile = tmp_path / "iml4e" / "profiles" / "laptop.yaml"
     pulled = helm.helm("template", helm.RELEASE, tmp_path / "iml4e", "--namespace", helm.NAMESPACE, "--values", profile)
-    assert pulled == render_text("laptop")
+    assert pulled == render_text("laptop", helm.AS_SHIPPED)
     # Helm 4 says there, too, what it pulled
-    assert rendered.endswith(render_text())
+    assert rendered.endswith(render_text(values=helm.AS_SHIPPED))
 
 
 # --- what it says of itself

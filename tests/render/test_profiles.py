@@ -32,9 +32,9 @@ kubernetes_validate_utils.schema_contents = functools.cache(kubernetes_validate_
 OUR_SCHEMAS = custom_resource_schemas(helm.custom_resource_definitions())
 
 
-def for_version(profile: str, version: str) -> Iterator[Object]:
+def for_version(profile: str, version: str, values: Object | None = None) -> Iterator[Object]:
     """The objects that a cluster of a version gets."""
-    text = helm.render_text(profile, options=("--kube-version", version))
+    text = helm.render_text(profile, values, options=("--kube-version", version))
     return (thing for document in text.split("\n---\n") for thing in parsed(document))
 
 
@@ -282,6 +282,8 @@ def test_google_gets_no_checksum_that_its_store_refuses() -> None:
     argo = yaml.safe_load(find(objects, "ConfigMap", "iml4e-pipelines-argo")["data"]["config"])
     assert wanted in mlflow["env"]
     assert wanted in argo["mainContainer"]["env"]
+    notebooks = json.loads(find(objects, "ConfigMap", "iml4e-notebooks")["data"]["settings.json"])
+    assert wanted in notebooks["server"]["extraEnv"]
 
 
 def test_azure_keeps_objects_in_the_release() -> None:
@@ -302,7 +304,7 @@ def size(quantity: Any) -> float:
 
 def sizes(profile: str) -> str:
     """Cells of a profile in the table of values/README.md: pods of parts, what they request, and their volumes."""
-    objects = tuple(for_version(profile, NEWER[-1]))
+    objects = tuple(for_version(profile, NEWER[-1], helm.AS_SHIPPED))
     least = {
         each["spec"]["scaleTargetRef"]["name"]: each["spec"]["minReplicas"]
         for each in of_kind(objects, "HorizontalPodAutoscaler")

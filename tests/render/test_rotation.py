@@ -13,6 +13,9 @@ from support.objects import find, kind_and_name, planned_secrets, pod_makers, po
 #: StatefulSets that read Secrets: the command brings the new ones to them without a restart.
 FOLLOW = {"StatefulSet/iml4e-minio", "StatefulSet/iml4e-mariadb", "StatefulSet/iml4e-grafana"}
 
+#: A StatefulSet that the command restarts.
+RESTARTED = {"StatefulSet/iml4e-notebooks"}
+
 
 @pytest.mark.parametrize("profile", profiles())
 def test_every_reader_of_a_secret_is_restarted_or_follows(profile: str) -> None:
@@ -24,7 +27,7 @@ def test_every_reader_of_a_secret_is_restarted_or_follows(profile: str) -> None:
     readers = {name: secrets for name, secrets in readers.items() if secrets}
     kinds = {name.partition("/")[0] for name in readers}
     assert kinds <= {"Deployment", "StatefulSet", "CronJob", "Job"}, "a kind that the command does not restart"
-    assert {name for name in readers if name.startswith("StatefulSet/")} <= FOLLOW
+    assert {name for name in readers if name.startswith("StatefulSet/")} <= FOLLOW | RESTARTED
     # models read theirs by their account, steps by the runner's
     by_account = {"iml4e-s3-models", "iml4e-s3-pipelines"}
     assert planned - set().union(*readers.values()) <= by_account

@@ -285,6 +285,18 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"kserve": {"webhook": {"certificate": {**CERTIFICATE, "existingSecret": "mine"}}}},
         "kserve.webhook.certificate.mode is existingSecret: give the authority that signed it (PEM in base64) in",
     ),
+    "notebooks without a size to begin with": (
+        {"notebooks": {"enabled": True, "defaultProfile": "gpu"}},
+        "notebooks.defaultProfile is gpu, which is no profile that is enabled: set it to one of",
+    ),
+    "notebooks with half of an identity provider": (
+        {"notebooks": {"enabled": True, "login": {"mode": "oidc"}}},
+        "notebooks.login.mode is oidc, but notebooks.login.oidc.tokenUrl is empty: set it to that of your identity provider.",
+    ),
+    "notebooks with groups of nobody": (
+        {"notebooks": {"enabled": True, "login": {"oidc": {"groups": ["ml"]}}}},
+        "notebooks.login.oidc.groups counts with an identity provider only: set notebooks.login.mode=oidc, or list users in notebooks.login.users.",
+    ),
 }
 #: Values that are right, and look a little like wrong ones.
 ACCEPTED: dict[str, dict[str, Any]] = {

@@ -196,6 +196,9 @@ RESOURCES: dict[str, list[str]] = {
     "prometheus.probe.resources": ["Deployment/iml4e-prometheus-probe blackbox-exporter"],
     "prometheus.alertmanager.resources": ["StatefulSet/iml4e-alertmanager alertmanager"],
     "prometheus.resources": ["StatefulSet/iml4e-prometheus prometheus"],
+    "notebooks.resources": ["StatefulSet/iml4e-notebooks hub"],
+    "notebooks.proxy.resources": ["StatefulSet/iml4e-notebooks proxy"],
+    **{f"notebooks.profiles.{name}.resources": [f"users' servers: {name}"] for name in ("small", "large", "gpu")},
     "grafana.resources": ["StatefulSet/iml4e-grafana password", "StatefulSet/iml4e-grafana grafana"],
 }
 FOUR = [("requests", "cpu"), ("requests", "memory"), ("limits", "cpu"), ("limits", "memory")]
@@ -211,6 +214,8 @@ def test_resources_arrive_in_the_containers_that_they_are_for() -> None:
     objects = render("laptop", merged(ON, *(nested(path, each) for path, each in values.items())))
     found = {re.sub(r"-1-[0-9a-f]{8} ", " ", name): each for name, each in stated(objects).items()}
     wanted = {name: values[path] for path, names in RESOURCES.items() for name in names}
+    # stays beside what is set
+    wanted["users' servers: gpu"]["limits"]["nvidia.com/gpu"] = "1"
     assert found == wanted
 
 
@@ -272,6 +277,8 @@ OWNERS = {
     "prometheus.probe.image": "Deployment/iml4e-prometheus-probe",
     "prometheus.alertmanager.image": "StatefulSet/iml4e-alertmanager",
     "grafana.image": "StatefulSet/iml4e-grafana",
+    "notebooks.image": "StatefulSet/iml4e-notebooks",
+    "notebooks.proxy.image": "StatefulSet/iml4e-notebooks",
 }
 
 
@@ -287,14 +294,15 @@ ELSEWHERE: dict[str, tuple[Any, str, tuple[str, ...]]] = {
     "global.monitoring.url": ("http://prometheus.example.org", "iml4e-prometheus.iml4e.svc", ("prometheus",)),
     "mlflow.database.existingSecret": ("mine", "iml4e-db-mlflow", ("mariadb", "secrets")),
     "mlflow.s3.existingSecret": ("mine", "iml4e-s3-mlflow", ("minio", "secrets")),
-    "pipelines.s3.existingSecret": ("mine", "iml4e-s3-pipelines", ("minio", "secrets", "runner")),
+    "pipelines.s3.existingSecret": ("mine", "iml4e-s3-pipelines", ("minio", "secrets", "runner", "notebooks")),
     "pipelines.api.database.existingSecret": ("mine", "iml4e-db-mlpipeline", ("mariadb", "secrets")),
     "pipelines.metadata.database.existingSecret": ("mine", "iml4e-db-metadb", ("mariadb", "secrets")),
     "pipelines.logLevel": ("error", "evel=info", ("kserve",)),
     "pipelines.scheduler.timeZone": ("Asia/Tokyo", "UTC", ("grafana", "prometheus")),
     "pipelines.clusterDomain": ("corp.example", '"cluster.local"', ()),
     "kserve.s3.existingSecret": ("mine", "iml4e-s3-models", ("minio", "secrets")),
-    "runner.s3Secret": ("mine", "iml4e-s3-pipelines", ("minio", "secrets", "pipelines")),
+    "runner.s3Secret": ("mine", "iml4e-s3-pipelines", ("minio", "secrets", "pipelines", "notebooks")),
+    "notebooks.server.s3Secret": ("mine", "iml4e-s3-pipelines", ("minio", "secrets", "pipelines", "runner")),
     "minio.existingSecret": ("mine", '"iml4e-minio", "key"', ()),
     "mariadb.existingSecret": ("mine", '"iml4e-mariadb", "items"', ()),
     "mariadb.metrics.existingSecret": ("mine", '"iml4e-mariadb-metrics", "key"', ()),

@@ -34,6 +34,8 @@ ON_TOP_OF = {
 
 #: Parts that are off by default: tests render them as well, unless their values say otherwise.
 OPTIONAL: dict[str, Any] = {"notebooks": {"enabled": True}}
+#: Values that leave them off, for tests of profiles as they are.
+AS_SHIPPED: dict[str, Any] = {"notebooks": {"enabled": False}}
 
 
 class HelmError(Exception):

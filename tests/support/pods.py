@@ -26,7 +26,7 @@ ON: dict[str, Any] = {
     "pipelines": {"enabled": True, "retention": {"enabled": True}},
     "mlflow": {"gc": {"enabled": True}},
     "backup": {"enabled": True, "destination": {"existingClaim": "backups"}},
-    "notebooks": {"enabled": True},
+    "notebooks": {"enabled": True, "profiles": {"gpu": {"enabled": True}}},
 }
 #: What Kubeflow Pipelines itself states for its two containers.
 DRIVER = {"requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"cpu": "500m", "memory": "512Mi"}}

@@ -163,7 +163,7 @@ def test_a_regression_whose_target_is_always_the_same_is_told(tmp_path: Path) ->
         (("target: late", "target: Late"), "`target` is 'Late', which is none of `columns`"),
         (("decimal: \",\"", "decimal: \";\""), "`csv: delimiter` is one character, and `csv: decimal` is '.' or ','"),
         (("type: integer", "type: int"), "column 'parcels': `type` is one of number, integer, category, text, date, not 'int'"),
-        (("missing: true}", "mising: true}"), "'mising' is no option of column 'parcels'; is it `missing`?"),
+        (("missing: true}", "missnig: true}"), "'missnig' is no option of column 'parcels'; is it `missing`?"),
         (("minimum: 0", "minimum: low"), "column 'Größe (m)': `minimum` is 'low', which is no bound of a number"),
         (('["no", "yes"]', "[no, yes]"), "column 'late': a value is False for YAML: write it in quotes"),
         (('"[A-Z]{2}', '"[A-Z{2}'), "column 'code': `pattern` is no regular expression"),

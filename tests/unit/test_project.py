@@ -89,7 +89,7 @@ def test_settings_without_meaning_are_told(folder: Path, change: tuple[str, str]
 @pytest.mark.parametrize(
     ("word", "told"),
     [
-        ("strenght=1", "'strenght=1' is no NAME=VALUE of a parameter; iml4e.yaml has strength, depth"),
+        ("stregnth=1", "'stregnth=1' is no NAME=VALUE of a parameter; iml4e.yaml has strength, depth"),
         ("strength", "is no NAME=VALUE"),
         ("strength=high", "parameter strength is 'high'; in iml4e.yaml it is a float"),
         ("depth=1.5", "parameter depth is '1.5'; in iml4e.yaml it is a int"),

@@ -4,7 +4,7 @@
 {{- end }}
 
 {{- define "notebooks.labels" -}}
-helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 {{ include "notebooks.podLabels" . }}
 {{- end }}
 
