@@ -135,8 +135,12 @@ class Person:
         )
 
     def enter(self, password: str) -> None:
-        """Log in, and take a token for the API, as the hub's own page gives one."""
+        """Log in with the shared password."""
         self.login(password)
+        self.admitted()
+
+    def admitted(self) -> None:
+        """Take a token for the API, as the hub's own page gives one."""
         self.until("profiles", "!!document.querySelector('input[name=profile]')")
         self.token = self.run(f"""
             const path = `/notebooks/hub/api/users/${{encodeURIComponent({json.dumps(self.name)})}}/tokens`;
@@ -293,6 +297,18 @@ def test_nobody_gets_in_without_the_password(url: str, password: str) -> None:
     )
 
 
+def test_a_user_chooses_a_size(url: str, password: str) -> None:
+    """Looked at by people; what it must say is asked here."""
+    with person(url, "pia") as user:
+        user.login(password)
+        user.until("profiles", "!!document.querySelector('input[name=profile]')")
+        text = user.page.value("document.body.innerText")
+        assert [name in text for name in ("Small", "Large", "GPU")] == [True, True, False]
+        folder = Path(helm.REPO / "reports" / "notebooks")
+        folder.mkdir(parents=True, exist_ok=True)
+        user.page.screenshot(folder / "profiles.png")
+
+
 def test_the_parts_page_is_on_the_landing_page(alice: Person, url: str) -> None:
     parts = requests.get(f"{url}/api/status", timeout=10)
     text = parts.text if parts.ok else requests.get(url, timeout=10).text
@@ -318,10 +334,13 @@ def test_the_pod_is_what_the_values_say(alice: Person, there: Cluster) -> None:
     assert sources == [f"{NAME}-runner", f"{NAME}-s3-pipelines"]
 
 
-def test_another_user_reaches_neither_server_nor_hub(alice: Person, url: str, password: str) -> None:
+def test_another_user_reaches_neither_server_nor_hub(
+    alice: Person, there: Cluster, ticking: float, url: str, password: str
+) -> None:
+    """A name may be a mail address: it becomes a path, a label and the name of a pod."""
     alice.api("PUT", "contents/secret.txt", {"type": "file", "format": "text", "content": "of alice"})
     assert alice.api("GET", "contents/secret.txt")[1]["content"] == "of alice"
-    with person(url, "bob") as bob:
+    with person(url, "bob.x@example.org") as bob:
         bob.enter(password)
         for path in ("contents/secret.txt", "kernels", "contents"):
             assert bob.api("GET", path, user="alice")[0] in (403, 404)
@@ -333,6 +352,13 @@ def test_another_user_reaches_neither_server_nor_hub(alice: Person, url: str, pa
         bob.page.open(f"{url}/notebooks/user/alice/lab/tree/secret.txt")
         bob.until("a refusal", "document.body.innerText.includes('403')")
         assert "of alice" not in bob.page.value("document.body.innerText")
+        bob.start("large")
+        assert bob.api("GET", "contents")[0] == 200
+        limits = [each["spec"]["containers"][0]["resources"]["requests"] for each in there.pods(USER)]
+        assert {"cpu": "20m", "memory": "600Mi"} in limits
+        assert bob.running()
+        bob.page.value("document.querySelector('#stop').click()")
+        releases.wait_until("the server's end", lambda: not bob.running(), 60)
 
 
 def as_the_hub(there: Cluster, **spec: Any) -> str:
@@ -455,19 +481,7 @@ def test_hub_and_proxy_are_small_at_rest(there: Cluster) -> None:
     assert sum(used.values()) < 150, used
 
 
-def test_screenshot_of_the_profiles(url: str, password: str) -> None:
-    """Looked at by people; what it must say is asked here."""
-    with person(url, "pia") as user:
-        user.login(password)
-        user.until("profiles", "!!document.querySelector('input[name=profile]')")
-        text = user.page.value("document.body.innerText")
-        assert [name in text for name in ("Small", "Large", "GPU")] == [True, True, False]
-        folder = Path(helm.REPO / "reports" / "notebooks")
-        folder.mkdir(parents=True, exist_ok=True)
-        user.page.screenshot(folder / "profiles.png")
-
-
-@pytest.fixture
+@pytest.fixture(scope="module")
 def provider(there: Cluster) -> Iterator[str]:
     """An identity provider in the release's namespace: its address on this machine."""
     own = json.loads(there.get("v1", "ConfigMap", f"{NAME}-notebooks")["data"]["settings.json"])
@@ -494,3 +508,57 @@ def provider(there: Cluster) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
 
 
+@pytest.fixture(scope="module")
+def by_provider(there: Cluster, url: str, provider: str) -> str:
+    """The release with the identity provider, and servers that end soon: address of the provider on this machine."""
+    inside = f"http://idp.{NAME}.svc:9000"
+    oidc = {
+        "title": "the test's", "clientId": "hub", "existingSecret": "idp", "authorizeUrl": f"{provider}/authorize",
+        "tokenUrl": f"{inside}/token", "userinfoUrl": f"{inside}/userinfo", "groups": ["ml"],
+    }  # fmt: skip
+    changed = {"login": {"mode": "oidc", "oidc": oidc}, "server": {"idleAfter": f"{IDLE}s"}}
+    releases.upgrade(there, notebooks=changed, **{"global.publicUrl": url})
+    return provider
+
+
+@contextlib.contextmanager
+def member(url: str, provider: str, name: str, group: str) -> Iterator[Person]:
+    """Somebody whom the identity provider knows, on the way back from it."""
+    assert requests.post(f"{provider}/as/{name}/{group}", timeout=10).ok
+    with person(url, name) as user:
+        user.page.open(f"{url}/notebooks/hub/oauth_login")
+        yield user
+
+
+def test_an_identity_provider_keeps_strangers_of_a_group_out(url: str, by_provider: str) -> None:
+    with member(url, by_provider, "gus", "sales") as user:
+        user.until("a refusal", "document.body.innerText.includes('403')")
+        user.page.open(f"{url}/notebooks/hub/home")
+        assert not user.page.value("!!document.querySelector('#start')")
+
+
+def test_an_idle_server_ends_although_its_tab_is_open_and_one_that_computes_does_not(
+    there: Cluster, url: str, by_provider: str
+) -> None:
+    """Members of the group. A user 0 must not have the name of the hub's own pod."""
+    hub = hub_of(there)
+    with member(url, by_provider, "0", "ml") as idle, member(url, by_provider, "erik", "ml") as busy:
+        for each in (busy, idle):
+            each.admitted()
+            each.start()
+        assert hub_of(there) == hub
+        busy.write("busy.ipynb", f"import time; time.sleep({COMPUTES}); open('done.txt', 'w').write('computed')")
+        busy.execute("busy.ipynb", 1)
+        begun = time.monotonic()
+        idle.write("idle.ipynb", "print(6 * 7)")
+        idle.execute("idle.ipynb", 1)
+        idle.until("an answer", "document.querySelector('.jp-OutputArea-output')?.innerText.includes('42')")
+        begin = time.monotonic()
+        releases.wait_until("the end of the idle server", lambda: pod_of(there, "0") is None, COMPUTES)
+        print(f"the idle server ended after {time.monotonic() - begin:.0f} s")
+        assert pod_of(there, "erik"), "a server that computes goes on"
+        assert time.monotonic() - begun > 2 * IDLE, "the cell computed for longer than a server may be idle"
+        left = begun + COMPUTES + 20 - time.monotonic()
+        releases.wait_until("the result", lambda: busy.api("GET", "contents/done.txt")[0] == 200, max(left, 20))
+    for user in ("0", "erik"):
+        assert there.list("v1", "PersistentVolumeClaim", f"{USER},hub.jupyter.org/username={user}"), "files stay"
