@@ -163,25 +163,27 @@ def upgrade(
     ]
     shown = _run("helm", "show", "chart", chart, what=f"read chart {chart}")
     new = next((line.split(":", 1)[1].strip() for line in shown.splitlines() if line.startswith("version:")), "?")
-    rendered = documents(
-        _run(
-            "helm", "template", release, chart, *where, "-f", "-", *flags, "--dry-run=server", "--is-upgrade", "--include-crds", "--no-hooks",
-            stdin=json.dumps(own), what=f"render chart {chart} with the values of the release",
-        )
-    )  # fmt: skip
-    crds = [each for each in rendered if is_crd(each)]
+    given = [release, chart, *where, "--reset-then-reuse-values", *flags]
+    # asks the cluster, as the upgrade does; kinds that the chart's CRDs bring are not known yet
+    try:
+        what = f"upgrade to chart {chart} with the values of the release"
+        said = _run("helm", "upgrade", *given, "--dry-run=server", "-o", "json", what=what)
+    except Error as error:
+        if "no matches for kind" not in str(error):
+            raise
+        said = '{"manifest": ""}'
     if not force and old["ssa"]:
-        _refuse_conflicts([each for each in rendered if each not in crds], namespace)
+        _refuse_conflicts(documents(json.loads(said)["manifest"]), namespace)
+    # Helm tells CRDs of parts that are on by this command only
+    template = ["helm", "template", release, chart, *where, "-f", "-", *flags, "--include-crds", "--is-upgrade"]
+    crds = [each for each in documents(_run(*template, stdin=json.dumps(own), what="render the CRDs")) if is_crd(each)]
     endpoints, left_out = _endpoints(every, say)
     if not skip_crds:
         apply_crds(crds, force=force)
         say(f"{len(crds)} CRDs of the chart are applied")
     # Helm takes --force-conflicts of a release that it applies by the server only
     forced = ["--force-conflicts"] if force and old["ssa"] else []
-    command = [
-        "helm", "upgrade", release, chart, *where, "--reset-then-reuse-values", *flags, *forced, "--wait", "--wait-for-jobs",
-        "--timeout", f"{timeout:.0f}s",
-    ]  # fmt: skip
+    command = ["helm", "upgrade", *given, *forced, "--wait", "--wait-for-jobs", "--timeout", f"{timeout:.0f}s"]
     say(f"upgrading release {release} from chart {old['chart']} to {new}")
     begun = time.monotonic()
     with Probe(endpoints):
