@@ -130,3 +130,7 @@ def test_helm_4_takes_over_from_helm_3_and_back(
     good(None)
     three("upgrade", NAME, helm.CHART, *changed("d", "1500Mi"), *NEWER, *WAIT)
     good("d", "1500Mi")
+    version = three("version", "--template", "{{.Version}}"), helm.helm("version", "--template", "{{.Version}}")
+    print(
+        f"| {PACKAGE.stem.rpartition('-')[2]} | Helm {version[0]}, then {version[1]} in the client and in the server, and back | nothing lost |"
+    )

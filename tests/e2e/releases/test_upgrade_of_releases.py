@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +130,6 @@ def test_a_release_is_upgraded_and_rolled_back_without_loss(
         command("upgrade", helm.CHART, "--values", given, *NEWER)
         unchanged()
         matrix.append(("neither", "nothing lost"))
-        version = json.loads(json.dumps(helm.helm("version", "--template", "{{.Version}}")))
+        version = helm.helm("version", "--template", "{{.Version}}")
         for mode, result in matrix:
             print(f"| {package.stem.rpartition('-')[2]} | Helm {version} | {mode} | {result} |")
