@@ -59,7 +59,7 @@ AMTOOL = Program("github.com/prometheus/alertmanager/cmd/amtool", ("amtool",))
 #: What tests upgrades of releases that Helm 3 installed: built at the first test. A module of its own, as a change of images/go builds everything anew.
 HELM3 = Program(
     "helm.sh/helm/v3/cmd/helm",
-    ("helm3",),
+    ("helm",),  # the name is the field manager of what it applies
     ldflags="-s -w -X helm.sh/helm/v3/internal/version.version=v3.21.4",
     module=REPO / "images" / "helm3",
 )

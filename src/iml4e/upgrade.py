@@ -255,7 +255,7 @@ def apply_crds(crds: Sequence[str], *, force: bool = False) -> None:
 
 
 def conflicts(things: Sequence[str], manager: str, *where: str) -> list[tuple[str, set[str], str]]:
-    """Objects with fields that others have set otherwise: name, the others, and kubectl's words; nothing is changed.
+    """Objects with fields that others have set otherwise: name, the others, and the fields; nothing is changed.
 
     Args:
         things: objects, each as text.
@@ -270,18 +270,18 @@ def conflicts(things: Sequence[str], manager: str, *where: str) -> list[tuple[st
     if len(things) > 1:  # kubectl does not name the object
         middle = len(things) // 2
         return [each for half in (things[:middle], things[middle:]) for each in conflicts(half, manager, *where)]
-    words = said.partition("conflict")[2].partition("Please review")[0]
-    return [(_name(things[0]), set(re.findall(r'with "([^"]+)"', said)), words.partition(": ")[2].strip())]
+    fields = re.findall(r"(?<= )\.[A-Za-z]\S*", said.partition("Please review")[0])
+    return [(_name(things[0]), set(re.findall(r'with "([^"]+)"', said)), ", ".join(dict.fromkeys(fields)))]
 
 
 def _refuse_conflicts(things: list[str], namespace: str) -> None:
     """Refuse fields that somebody else set: Helm would stop at them with half of the objects changed."""
     found = conflicts(things, "helm", "-n", namespace)
     if found:
-        name, managers, words = found[0]
+        name, managers, fields = found[0]
         more = f" (and {len(found) - 1} objects more)" if len(found) > 1 else ""
         raise Error(
-            f"{name} was changed since by {', '.join(sorted(managers))}: {words}{more}; put what is to stay into the values, or give the fields back to the "
+            f"{name} was changed since by {', '.join(sorted(managers))}: {fields}{more}; put what is to stay into the values, or give the fields back to the "
             "chart with --force-conflicts; nothing was changed"
         )
 
@@ -353,7 +353,7 @@ def _endpoints(every: dict[str, Any], say: Say) -> tuple[list[Endpoint], list[st
         found = [
             Endpoint(name, base + path) for part, (name, path) in PATHS.items() if every.get(part, {}).get("enabled")
         ]
-        models, left_out = _models()
+        models, left_out = _models() if every.get("kserve", {}).get("enabled") else ([], [])
         found += models
         troubles = {each.name: ask(each.url) for each in found}
         left_out += [f"{name} does not answer before the upgrade: {why}" for name, why in troubles.items() if why]

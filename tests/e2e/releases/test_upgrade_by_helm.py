@@ -108,7 +108,7 @@ def test_helm_4_takes_over_from_helm_3_and_back(
     three("rollback", NAME, "1", *WAIT)
     good(None)
     three("rollback", NAME, "2", *WAIT)
-    assert managers(there) == {("helm", "Update")} | (managers(there) - {("helm", "Update")})
+    assert ("helm", "Update") in managers(there)
 
     # Helm 4 goes on as Helm 3 did, in the client
     code, report, _ = upgrades.upgrade(NAME, helm.CHART, *changed("b", "1200Mi")[1:])
