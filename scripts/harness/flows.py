@@ -391,7 +391,13 @@ def extra(direction: str, name: str) -> str:
 def template(pods: Pods) -> str:
     """The template of a policy."""
     part = pods.part
-    rules_in = ingress(pods) + extra("extraIngress", pods.name)
+    rules_in = ingress(pods)
+    more_in = extra("extraIngress", pods.name)
+    if rules_in:
+        all_in = f"  ingress:\n{indent(rules_in + more_in, 4)}"
+    else:
+        # no key without rules: the API server drops an empty list, which tools of GitOps take for a difference
+        all_in = indent(more_in, 2).replace("  {{- toYaml", "  ingress:\n    {{- toYaml")
     rules_out = egress(pods) + extra("extraEgress", pods.name)
     labels = {"backup": "backup.labels", "demo": "runner.labels", "secrets": "iml4e.secrets.labels"}.get(
         pods.name, f"{part}.labels"
@@ -409,7 +415,7 @@ def template(pods: Pods) -> str:
     return (
         f"{text}apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata:\n  name: {{{{ .Release.Name }}}}-{pods.policy}\n"
         f'  labels:\n    {{{{- include "{labels}" . | nindent 4 }}}}\nspec:\n  podSelector:\n{indent(selector(pods, part), 4)}'
-        f"  policyTypes: [Ingress, Egress]\n  ingress:\n{indent(rules_in, 4)}  egress:\n{indent(rules_out, 4)}{{{{- end }}}}\n"
+        f"  policyTypes: [Ingress, Egress]\n{all_in}  egress:\n{indent(rules_out, 4)}{{{{- end }}}}\n"
     )
 
 

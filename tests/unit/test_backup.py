@@ -346,6 +346,18 @@ def test_a_dump_is_kept_with_the_digest_of_its_rows(tmp_path: Path) -> None:
     assert len((tmp_path / "dump" / "mlflow.sql.rows").read_text().strip()) == 64
 
 
+def test_the_digest_is_of_every_row_and_of_nothing_else(tmp_path: Path) -> None:
+    def digest(name: str, rows: str, after: str) -> str:
+        (tmp_path / name).mkdir()
+        done = shell(tmp_path / name, "backup", f'printf "INSERT INTO t VALUES\\n{rows};\\n{after}\\n"')
+        assert done.returncode == 0, done.stderr
+        return (tmp_path / name / "dump" / "mlflow.sql.rows").read_text()
+
+    first = digest("first", "(1),\\n(2)", "UNLOCK;")
+    assert first != digest("changed", "(1),\\n(3)", "UNLOCK;")
+    assert first == digest("same", "(1),\\n(2)", "/* of another server */;")
+
+
 @pytest.mark.parametrize("dumper", ['printf "INSERT INTO t VALUES (1)\\n"; exit 2', "kill -9 $$", "exit 1"])
 def test_a_dump_that_is_cut_is_no_dump(tmp_path: Path, dumper: str) -> None:
     done = shell(tmp_path, "backup", dumper)

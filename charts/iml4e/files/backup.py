@@ -1018,7 +1018,7 @@ def restore_first() -> None:
                 with (WORK / "dump" / f"{role}.sql.gz").open("wb") as out:
                     for chunk in content:
                         out.write(chunk)
-                (WORK / "dump" / f"{role}.sql.rows").write_text(header["rows"])
+                (WORK / "dump" / f"{role}.sql.rows").write_text(header["rows"] + "\n")
             content = fetch(there, secret, manifest, "resources.json.gz")[1]
             (WORK / "resources.json.gz").write_bytes(b"".join(content))
     except Failure as failure:

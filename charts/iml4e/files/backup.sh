@@ -31,9 +31,9 @@ dump() {
         --skip-comments --max-allowed-packet=1G "$(cat "/secrets/databases/$1/database")" && echo "-- end of dump"
 }
 
-# Digest of the rows, without what servers write around them
+# Digest of the rows, without what servers write around them. An INSERT has a line for each row; newlines in values are escaped
 rows() {
-    sed -n 's/^INSERT INTO/&/p' | sha256sum | cut -d ' ' -f 1
+    sed -n '/^INSERT INTO/{:a;p;/;$/!{n;ba}}' | sha256sum | cut -d ' ' -f 1
 }
 
 backup() {
