@@ -106,10 +106,11 @@ def findings() -> Iterator[Finding]:
         Path("/proc/sys/net/bridge").exists() or os.system("modprobe -q br_netfilter 2>/dev/null") == 0,
         "Load the kernel module br_netfilter.",
     )
-    missing = [option for option in NETWORK_POLICY if f"{option}=" not in _kernel()]
+    kernel = _kernel()
+    missing = [option for option in NETWORK_POLICY if f"{option}=" not in kernel]
     yield Finding(
         "sets of addresses in the kernel, which NetworkPolicies use",
-        not missing or not _kernel(),
+        not missing or not kernel,
         f"Boot a kernel with {' '.join(missing)}.",
     )
     controllers = _read("/sys/fs/cgroup/cgroup.controllers") + _read("/proc/cgroups")

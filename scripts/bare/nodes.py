@@ -177,8 +177,9 @@ def _end(one: Node) -> None:
 
 def halt(one: Node) -> None:
     """Take a node away as a loss of power does: no answer comes from there any more, pods get no time, the disk stays."""
-    # takes every packet and answers none; without it, the machine would send them to its own network
-    _link(one, "dummy")
+    # a bridge without ports takes every packet and answers none; without it, the machine would send them to its own network
+    _link(one, "bridge")
+    console.run(["ip", "link", "set", one.name, "arp", "off"])
     _route(one)
     _end(one)
 

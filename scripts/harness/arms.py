@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from scripts.common import console
@@ -129,14 +130,12 @@ def reached(inputs: list[Input]) -> tuple[Chart, set[int]]:
                     seen.add(int(number[1]))
 
     with tempfile.TemporaryDirectory() as folder, console.step(f"render {len(inputs)} inputs"):
-        lanes = []
-        for number in range(LANES):
-            (place := Path(folder) / str(number)).mkdir()
-            lanes.append(threading.Thread(target=lane, args=(place,)))
-        for each in lanes:
-            each.start()
-        for each in lanes:
-            each.join()
+        places = [Path(folder) / str(number) for number in range(LANES)]
+        for place in places:
+            place.mkdir()
+        with ThreadPoolExecutor(LANES) as pool:
+            # the list asks for each result, so that an error of a lane ends the program
+            list(pool.map(lane, places))
     return charts[0], seen
 
 

@@ -18,6 +18,8 @@ Needs PyYAML, which the environment of the harness has.
 | docs/values.md                                             | all values.yaml                                              |
 | the table of exceptions in docs/security.md                | tests/exceptions.yaml                                  |
 | NetworkPolicies, _flows.tpl, the table in docs/security.md | flows.yaml of the umbrella                                   |
+| tables of the umbrella's README.md, its profiles/, LICENSE | values/, LICENSE, values.yaml and Chart.yaml of the parts    |
+| annotations of the umbrella's Chart.yaml                   | CHANGELOG.md, CRDs, values.yaml and Chart.yaml of the parts  |
 """
 
 from __future__ import annotations
@@ -34,12 +36,12 @@ import yaml
 
 from scripts.common import console
 from scripts.common.paths import REPO
-from scripts.harness import flows
+from scripts.harness import flows, marks, package
 
 CHART = REPO / "charts" / "iml4e"
 #: Longest line of a written JSON file.
 WIDTH = 120
-SECURITY, EXCEPTIONS = REPO / "docs" / "security.md", REPO / "tests" / "exceptions.yaml"
+EXCEPTIONS = REPO / "tests" / "exceptions.yaml"
 #: Lines around the table of exceptions.
 BEGIN, END = "<!-- written by scripts/chart from tests/exceptions.yaml -->", "<!-- end -->"
 #: Rule whose exceptions a key of exceptions.yaml has, in the order of the table.
@@ -350,6 +352,7 @@ def names() -> str:
 def variables() -> str:
     """Variables that the containers of each part have: `extraEnv` must not set them too."""
     said = "# Written by scripts/harness/chart.py: do not edit. Variables that the templates of each part set.\n"
+    said += "# yamllint disable rule:line-length\n"
     for part in parts():
         files = sorted((folder(part) / "templates").rglob("*.yaml"))
         text = "\n".join(path.read_text() for path in files if ".Values.extraEnv" in path.read_text())
@@ -383,13 +386,24 @@ def table(text: str, prefix: str = "", skip: tuple[str, ...] = ()) -> str:
     for path, said, node in leaves(text):
         if path[0] in skip:
             continue
-        value = yaml.safe_load(yaml.serialize(node))
-        shown = json.dumps(value, ensure_ascii=False)
-        if len(shown) > 100:
-            shown = "see values.yaml"
-        cells = (f"`{prefix}{'.'.join(path)}`", f"`{shown}`", said)
+        cells = (f"`{prefix}{'.'.join(path)}`", shown(node), said)
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(rows) + "\n"
+
+
+def shown(node: yaml.Node) -> str:
+    """A default, as tables show it."""
+    text = json.dumps(yaml.safe_load(yaml.serialize(node)), ensure_ascii=False)
+    return f"`{text}`" if len(text) <= 100 else "`see values.yaml`"
+
+
+def described() -> dict[str, tuple[str, str]]:
+    """Default and meaning of every value of the chart."""
+    own = {".".join(path): (shown(node), said) for path, said, node in leaves((CHART / "values.yaml").read_text())}
+    for part in parts():
+        found = leaves((folder(part) / "values.yaml").read_text())
+        own |= {".".join((part, *path)): (shown(node), said) for path, said, node in found if path[0] != "global"}
+    return own
 
 
 def document() -> str:
@@ -423,13 +437,7 @@ def security(text: str) -> str:
             for resources, why in reasons.items():
                 what = f"`{name}`" + (f": {resources}" if resources else "")
                 lines.append(f"| {rule} | {what} | {why} |")
-    before, _, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not end:
-        raise console.Failure(
-            f"docs/security.md lacks the lines {BEGIN} and {END}.", "Put them back where the table was."
-        )
-    return f"{before}{BEGIN}\n{chr(10).join(lines)}\n{END}{after}"
+    return marks.between(text, BEGIN, END, "\n" + "\n".join(lines) + "\n", "docs/security.md")
 
 
 def written() -> dict[Path, str]:
@@ -450,8 +458,8 @@ def written() -> dict[Path, str]:
     files[CHART / "files" / "values.yaml"] = names()
     files[CHART / "files" / "variables.yaml"] = variables()
     files[REPO / "docs" / "values.md"] = document()
-    files[SECURITY] = security(flows.document())
-    return files
+    files[flows.SECURITY] = security(flows.document())
+    return files | package.files(described())
 
 
 def main() -> None:
@@ -472,6 +480,7 @@ def main() -> None:
     # a helper that is written now may read facts that the part's values lack: once more, until nothing changes
     while not check and (found := stale()):
         for path, text in found.items():
+            path.parent.mkdir(exist_ok=True)
             path.write_text(text)
             print(f"wrote {path.relative_to(REPO)}")
 

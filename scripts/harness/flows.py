@@ -11,6 +11,7 @@ import yaml
 
 from scripts.common import console
 from scripts.common.paths import REPO
+from scripts.harness import marks
 
 CHART = REPO / "charts" / "iml4e"
 SOURCE = CHART / "flows.yaml"
@@ -457,6 +458,4 @@ def document() -> str:
         rows.append(f"| {', '.join(map(called, flow.sources))} | {called(flow.to)} | {listed} | {why} |")
     legend = [f"{pods.name}: {pods.called}" for pods in known.values() if pods.called != pods.name]
     rows += ["", f"{'; '.join(legend)}."]
-    before, _, rest = SECURITY.read_text().partition(START)
-    _, _, after = rest.partition(END)
-    return before + START + "\n" + "\n".join(rows) + "\n\n" + END + after
+    return marks.between(SECURITY.read_text(), START, END, "\n" + "\n".join(rows) + "\n\n", "docs/security.md")

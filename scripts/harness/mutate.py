@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from scripts.common import console
@@ -165,14 +166,12 @@ def try_all(report: Report, minutes: float) -> None:
                 raise console.Failure("The render tests fail without a mutant.", "Run `make render`.", said[-3000:])
             report.passes = now
             report.save()
-        lanes = []
-        for number in range(LANES):
-            (place := Path(folder) / str(number)).mkdir()
-            lanes.append(threading.Thread(target=lane, args=(place,)))
-        for each in lanes:
-            each.start()
-        for each in lanes:
-            each.join()
+        places = [Path(folder) / str(number) for number in range(LANES)]
+        for place in places:
+            place.mkdir()
+        with ThreadPoolExecutor(LANES) as pool:
+            # the list asks for each result, so that an error of a lane ends the program
+            list(pool.map(lane, places))
 
 
 def main() -> None:

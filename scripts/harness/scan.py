@@ -3,6 +3,7 @@
 Checkov has its own environment in the cache: its pins fit none of ours.
 """
 
+import argparse
 import json
 import os
 import shutil
@@ -58,6 +59,7 @@ def findings(program: Path, profile: str) -> dict[str, set[str]]:
 
 def main() -> None:
     """Compare the findings of all profiles with the explained ones."""
+    argparse.ArgumentParser(prog="scripts/scan", description=__doc__).parse_args()
     program = checkov()
     found: dict[str, set[str]] = {}
     for profile in PROFILES:

@@ -28,9 +28,19 @@ MADE = (
     "servingruntimes.serving.kserve.io", "httproutes.gateway.networking.k8s.io", "scheduledworkflows.kubeflow.org",
     "cronworkflows.argoproj.io", "workflowtemplates.argoproj.io", "workflows.argoproj.io",
 )  # fmt: skip
+#: Kinds without a namespace that the chart has.
+CLUSTER_WIDE = (
+    "clusterroles.rbac.authorization.k8s.io", "clusterrolebindings.rbac.authorization.k8s.io", "gatewayclasses.gateway.networking.k8s.io",
+    "clusterservingruntimes.serving.kserve.io", "clusterstoragecontainers.serving.kserve.io",
+    "mutatingwebhookconfigurations.admissionregistration.k8s.io", "validatingwebhookconfigurations.admissionregistration.k8s.io",
+    "mutatingadmissionpolicies.admissionregistration.k8s.io", "mutatingadmissionpolicybindings.admissionregistration.k8s.io",
+    "validatingadmissionpolicies.admissionregistration.k8s.io", "validatingadmissionpolicybindings.admissionregistration.k8s.io",
+)  # fmt: skip
 #: What every namespace has, or what goes by itself.
 BUILT_IN = {"ConfigMap/kube-root-ca.crt", "ConfigMap/openshift-service-ca.crt", "ServiceAccount/default"}
 PASSING = ("events", "events.events.k8s.io", "pods.metrics.k8s.io", "endpoints")
+#: Options of `helm list`: releases in every status, for Helm 3 (which has more by `--all`) and Helm 4 (which has no such option).
+ANY_STATUS = ("--deployed", "--failed", "--pending", "--uninstalling")
 #: Seconds between the CRDs and the release of one installation.
 TOGETHER = 900
 PATIENCE = 180
@@ -104,16 +114,32 @@ class Purge:
         ]
         return [thing for thing in found if not self.of_helm(thing)]
 
+    def orphans(self) -> list[Object]:
+        """Cluster-wide objects of a release whose namespace was deleted, and the release's record with it."""
+        if self.status:
+            return []
+        found = [thing for kind in CLUSTER_WIDE for thing in items(kind, "-l", self.label)]
+        notes = [thing["metadata"].get("annotations") or {} for thing in found]
+        return [
+            thing
+            for thing, note in zip(found, notes, strict=True)
+            if (note.get("meta.helm.sh/release-name"), note.get("meta.helm.sh/release-namespace"))
+            == (self.release, self.namespace)
+        ]
+
     def plan(self) -> list[str]:
         """Lines that say what goes."""
         lines = [f"models, routes and runs: {', '.join(map(name_of, made))}" for made in [self.made()] if made]
         lines += [f"release {self.release}, chart {self.chart()}"] if self.status else []
         lines += [f"data, passwords and the rest: {', '.join(map(name_of, kept))}" for kept in [self.kept()] if kept]
+        lines += [f"cluster-wide objects: {', '.join(map(name_of, found))}" for found in [self.orphans()] if found]
         return lines
 
     def chart(self) -> str:
         """The chart of the release, by name and version."""
-        listed = console.run(["helm", "list", "-n", self.namespace, "-a", "-f", f"^{self.release}$", "-o", "json"])
+        listed = console.run(
+            ["helm", "list", "-n", self.namespace, *ANY_STATUS, "-f", f"^{self.release}$", "-o", "json"]
+        )
         return next((each["chart"] for each in json.loads(listed)), "unknown")
 
     def run(self) -> None:
@@ -128,7 +154,7 @@ class Purge:
                     cure="Run the command again: it goes on.",
                 )
         with console.step("delete data, passwords and what controllers left"):
-            self.delete(self.kept())
+            self.delete(self.kept() + self.orphans())
         self.delete_namespace()
         self.delete_crds(begun)
 
@@ -151,9 +177,8 @@ class Purge:
         """Call kubectl for an object."""
         group, _, version = thing["apiVersion"].rpartition("/")
         resource = thing["kind"].lower() + (f".{version}.{group}" if group else "")
-        return kubectl(
-            verb, resource, thing["metadata"]["name"], "-n", thing["metadata"]["namespace"], *words, fail=fail
-        )
+        where = ["-n", thing["metadata"]["namespace"]] if "namespace" in thing["metadata"] else []
+        return kubectl(verb, resource, thing["metadata"]["name"], *where, *words, fail=fail)
 
     def there(self, thing: Object) -> bool:
         """Whether an object is still there."""
@@ -161,7 +186,8 @@ class Purge:
         return found == thing["metadata"]["uid"]
 
     def left(self) -> list[str]:
-        """What is in the namespace, save for what every namespace has."""
+        """What is in the namespace, save for what every namespace has, once the release's pods have ended."""
+        kubectl("wait", "pods", "-l", self.label, "-n", self.namespace, "--for=delete", "--timeout=2m", fail=False)
         kinds = kubectl("api-resources", "--verbs=list,delete", "--namespaced", "-o", "name").split()
         found = items(",".join(kind for kind in kinds if kind not in PASSING), "-n", self.namespace)
         own = [thing for thing in found if name_of(thing) not in BUILT_IN]
@@ -176,6 +202,8 @@ class Purge:
             console.say(f"namespace {self.namespace} stays, as these are in it: {', '.join(left)}")
             return
         with console.step(f"delete namespace {self.namespace}"):
+            # a namespace with pods stays for half of their termination grace period, which is minutes
+            kubectl("delete", "pods", "--all", "-n", self.namespace, "--grace-period=1", "--timeout=60s", fail=False)
             kubectl("delete", "namespace", self.namespace, "--timeout=3m")
 
     def begun(self) -> float:
@@ -197,7 +225,7 @@ class Purge:
         }
         every = {crd["metadata"]["name"]: crd for crd in items("customresourcedefinitions.apiextensions.k8s.io")}
         present = sorted(names & every.keys())
-        others = json.loads(console.run(["helm", "list", "-A", "-a", "-o", "json"]))
+        others = json.loads(console.run(["helm", "list", "-A", *ANY_STATUS, "-o", "json"]))
         if other := [f"{each['namespace']}/{each['name']}" for each in others if each["chart"].startswith("iml4e-")]:
             console.say(f"{len(present)} CRDs stay, as other releases use them: {', '.join(other)}")
             return

@@ -26,6 +26,8 @@ DATABASES = {"mlflow": ("mlflow",), "pipelines": ("mlpipeline", "metadb")}
 END = "-- Dump completed"
 DUMP = "--single-transaction --quick --hex-blob --skip-lock-tables --no-tablespaces --skip-dump-date --default-character-set=utf8mb4"
 PATIENCE = 600
+#: Options of `helm list`: releases in every status, for Helm 3 (which has more by `--all`) and Helm 4 (which has no such option).
+ANY_STATUS = ("--deployed", "--failed", "--pending", "--uninstalling")
 #: Copies objects from one store to another, and tells their digests; runs in a pod of the namespace.
 COPY = Path(__file__).with_name("rehearsal_objects.py")
 
@@ -199,7 +201,15 @@ class _Rehearsal:
         )
         listed = json.loads(
             self.helm(
-                "list", "-n", self.namespace, "-a", "-f", f"^{self.release}$", "-o", "json", what="read the release"
+                "list",
+                "-n",
+                self.namespace,
+                *ANY_STATUS,
+                "-f",
+                f"^{self.release}$",
+                "-o",
+                "json",
+                what="read the release",
             )
         )
         new = self._version()
@@ -658,6 +668,12 @@ class _Rehearsal:
             ["helm", "uninstall", self.name, "-n", self.name, "--ignore-not-found"],
             capture_output=True,
             timeout=300,
+            check=False,
+        )
+        # a namespace with pods stays for half of their termination grace period, which is minutes
+        subprocess.run(
+            ["kubectl", "delete", "pods", "--all", "-n", self.name, "--grace-period=1", "--timeout=60s"],
+            capture_output=True,
             check=False,
         )
         done = subprocess.run(

@@ -292,7 +292,7 @@ def test_a_node_that_vanishes_is_noticed_and_comes_back_with_its_data(
         )
         noticed = time.time() - gone
         time.sleep(20)
-        calm = [each.outcome for each in load.requests if each.at > gone + noticed + 5]
+        calm = [each.outcome for each in load.requests if each.due > gone + noticed + 5]
         # alone, the replicas of the other node answer everything
         assert len(calm) >= 100
         assert Counter(calm) == {OK: len(calm)}
@@ -302,7 +302,7 @@ def test_a_node_that_vanishes_is_noticed_and_comes_back_with_its_data(
         back = time.monotonic() - begun
         time.sleep(3)
     failed = Counter(each.outcome for each in load.requests if each.outcome != OK)
-    late = max((each.at - gone for each in load.requests if each.outcome != OK), default=0.0)
+    late = max((each.due - gone for each in load.requests if each.outcome != OK), default=0.0)
     for name, value in {
         "noticed": round(noticed), "back": round(back), "requests": len(load.requests), "failed": dict(failed),
         "last failure": round(late),

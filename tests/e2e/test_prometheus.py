@@ -102,6 +102,8 @@ def test_a_first_burst_of_errors_is_counted(cluster: Cluster, gateway: Gateway, 
 
 #: Recording rules without data, and when.
 WITHOUT_DATA = {
+    "backup:last_success:timestamp_seconds": "this release makes no backups",
+    "backup:max_age:seconds": "this release makes no backups",
     "route:rests:bool": "no model is scaled to zero",
     "pod:cpu_limit:cores": "pods have no CPU limit",
     "model:latency_objective:seconds": "no model has a latency objective",
@@ -112,6 +114,7 @@ WITHOUT_DATA = {
 }
 
 
+@pytest.mark.timeout(700)
 def test_recording_rules_have_data_after_load(
     cluster: Cluster, gateway: Gateway, wine: Model, bottle: dict[str, float]
 ) -> None:

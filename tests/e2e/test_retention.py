@@ -39,7 +39,7 @@ def passes(cluster: Cluster, values: dict[str, Any], part: str, section: str, **
     name = f"{helm.RELEASE}-{part}-{section}"
     with_name = [thing for thing in helm.render("default", mine) if thing["metadata"]["name"] == name]
     (cron_job,) = (thing for thing in with_name if thing["kind"] == "CronJob")
-    made = [thing for thing in with_name if thing["kind"] in ("ConfigMap", "ServiceAccount")]
+    made = [thing for thing in with_name if thing["kind"] in ("ConfigMap", "NetworkPolicy", "ServiceAccount")]
     made = [thing for thing in made if not cluster.get(thing["apiVersion"], thing["kind"], name)]
 
     def one(*, dry_run: bool) -> str:

@@ -17,7 +17,7 @@ import mlflow
 import pytest
 import yaml
 
-from iml4e import Error, manifests, serving
+from iml4e import Error, integrity, manifests, serving
 from support import serving as by_hand
 from support.helm import NAMESPACE, RELEASE, REPO
 from support.k8s import Cluster
@@ -160,11 +160,20 @@ def test_plug_in_of_mlflow(fraud: str, endpoint: str, bottle: dict[str, float], 
 
 
 def test_yaml_of_the_documentation(
-    cluster: Cluster, gateway: Gateway, endpoint: str, storage_uri: str, bottle: dict[str, float]
+    cluster: Cluster,
+    gateway: Gateway,
+    endpoint: str,
+    model_uri: str,
+    storage_uri: str,
+    bottle: dict[str, float],
+    tmp_path: Path,
 ) -> None:
     text = re.search(r"```yaml\n(.*?)```", (REPO / "docs" / "serving.md").read_text(), re.DOTALL)[1]
     text = re.sub(r"s3://\S+", storage_uri.rstrip("/") + "/", text)
     text = re.sub(r"\bfraud\b", endpoint, text)
+    source = gateway.mlflow.get_logged_model(model_uri.removeprefix("models:/")).artifact_location
+    files = mlflow.artifacts.download_artifacts(source, dst_path=str(tmp_path))
+    text = text.replace("sha256:…", integrity.digest(Path(files)))
     cluster.apply(*yaml.safe_load_all(text))
     by_hand.wait_ready(cluster, endpoint)
     model = gateway.model(endpoint, NAMESPACE)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import requests
 
-from support import helm
+from support import helm, releases
 from support.k8s import Cluster
 from support.parts import EVERY
 
@@ -119,9 +119,8 @@ def test_https_serves_pages_and_takes_requests(ports: tuple[int, int], certifica
 
 
 def test_pods_of_the_cluster_need_no_certificate(cluster: Cluster, ports: tuple[int, int]) -> None:
-    (pod, *_) = cluster.pods("app.kubernetes.io/name=mlflow")
     inside = f"http://{NAME}-gateway-internal.{NAME}.svc{SEARCH}"
-    assert cluster.exec(pod["metadata"]["name"], "python", "-c", INSIDE, inside).strip() == "200"
+    assert releases.said_in_pod(cluster, "python", "-c", INSIDE, inside).strip() == "200"
 
 
 def test_an_acme_challenge_is_answered_without_tls(cluster: Cluster, ports: tuple[int, int]) -> None:

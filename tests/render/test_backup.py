@@ -142,6 +142,46 @@ def test_stores_elsewhere_are_used_as_named() -> None:
     assert "my-ca" in str(volumes(thing)["ca-certificate"])
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"mlflow": {"database": {"tls": True}}},
+        {"pipelines": {"api": {"database": {"parameters": {"tls": "preferred"}}}}},
+    ],
+    ids=["mlflow", "pipelines"],
+)
+def test_a_database_with_tls_is_checked_by_the_public_authorities(values: dict[str, Any]) -> None:
+    thing = find(render("laptop", merged(ON, values)), "CronJob", "iml4e-backup")
+    assert environment(thing, "backup")["DATABASE_CA"] == "/etc/ssl/certs/ca-certificates.crt"
+    assert "AWS_CA_BUNDLE" not in environment(thing, "backup")
+    assert environment(thing, "database")["DATABASE_CA"] == "/work/ca.crt"
+    assert "DATABASE_CA" not in environment(cron(), "backup")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"backup": {"encryption": {"existingSecret": ""}, "destination": {"existingSecret": ""}}},
+        {"backup": {"destination": {"s3": "", "endpoint": "", "existingSecret": "", "existingClaim": "nfs"}}},
+        {"global": {"caCertificate": {"existingConfigMap": "my-ca", "key": "cabundle.crt"}}},
+    ],
+    ids=["bucket", "identity", "claim", "authority"],
+)
+def test_each_step_mounts_what_it_works_with(values: dict[str, Any]) -> None:
+    """Both steps in Python mount every volume; MariaDB's programs get no key of a store."""
+    thing = find(render("laptop", merged(ON, values)), "CronJob", "iml4e-backup")
+    mounted = {
+        each.spec["name"]: {mount["name"]: mount["mountPath"] for mount in each.spec["volumeMounts"]}
+        for each in containers([thing])
+    }
+    assert mounted["objects"] == mounted["backup"]
+    assert mounted["objects"].keys() == volumes(thing).keys()
+    assert mounted["database"] == {
+        "programs": "/opt/backup", "databases": "/secrets/databases", "work": "/work", "tmp": "/tmp",
+    }  # fmt: skip
+
+
 def test_what_it_refers_to_is_there() -> None:
     known = {"backups", "backup-key"}
     assert [each for each in dangling(objects()) if not any(name in str(each) for name in known)] == []

@@ -26,6 +26,7 @@ from support.objects import (
 )
 from support.parts import PARTS, WORKLOADS, Part
 from support.pod_security import violations
+from support.pods import ON
 
 ALL = {}
 """One of each: profiles often agree, and saying it once is enough."""
@@ -44,6 +45,8 @@ NO_PROBE: dict[str, str] = EXCEPTIONS["noProbe"]
 WRITABLE_ROOT: dict[str, str] = EXCEPTIONS["writableRoot"]
 # Kind/name, of a Job the component: why its pods talk to the API server
 USES_THE_API: dict[str, str] = EXCEPTIONS["token"]
+#: Every profile, and what is off in all of them.
+EVERYTHING = [*(render(profile) for profile in profiles()), render("laptop", ON)]
 
 
 @pytest.mark.parametrize("profile", profiles())
@@ -138,14 +141,14 @@ def test_only_who_uses_the_api_gets_a_token(profile: str) -> None:
 
 def test_no_exception_is_left_over() -> None:
     """An exception that nothing needs any more would hide the next one of its name."""
-    makers = [maker for profile in profiles() for maker in pod_makers(render(profile))]
+    makers = [maker for objects in EVERYTHING for maker in pod_makers(objects)]
     runtimes = [runtime for profile in profiles() for runtime in serving_runtimes(render(profile))]
     with_token = {
         kind_and_name(maker) if maker["kind"] != "Job" else f"Job/{labels(maker)[COMPONENT]}"
         for maker in makers
         if pod_template(maker)["spec"].get("automountServiceAccountToken") is not False
     }
-    accounts = [account for profile in profiles() for account in of_kind(render(profile), "ServiceAccount")]
+    accounts = [account for objects in EVERYTHING for account in of_kind(objects, "ServiceAccount")]
     with_token |= {kind_and_name(a) for a in accounts if a.get("automountServiceAccountToken") is not False}
     assert with_token == set(USES_THE_API)
     assert {param.values[0].name for param in MAIN if "readinessProbe" not in param.values[0].spec} == set(NO_PROBE)
@@ -234,7 +237,7 @@ def test_pods_say_where_their_metrics_are(part: Part) -> None:
 
 def test_exemptions_name_containers_that_exist() -> None:
     names = {param.values[0].name for param in CONTAINERS}
-    owners: set[str] = {param.values[0].owner for param in CONTAINERS}
+    owners: set[str] = {kind_and_name(maker) for objects in EVERYTHING for maker in pod_makers(objects)}
     owners |= {f"Job/{labels(job)[COMPONENT]}" for job in of_kind(render("laptop"), "Job")}
     assert {*NO_PROBE, *WRITABLE_ROOT} <= names
     accounts = {kind_and_name(account) for account in of_kind(render("laptop"), "ServiceAccount")}

@@ -73,10 +73,13 @@ def installed(cluster: Cluster, values: dict[str, Any]) -> Iterator[Callable[[st
         there[OLD].apply(secret("token", {"token": "abc"}), *other_store(image))
 
         def install(name: str) -> None:
-            stack.enter_context(releases.installed(there[name], ["laptop"], VALUES, values))
+            off = {"backup": {"enabled": False}} if name == OLD else {}
+            stack.enter_context(releases.installed(there[name], ["laptop"], VALUES, values, off))
 
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(install, there))
+        # as people do who begin with backups later
+        releases.upgrade(there[OLD], backup={"enabled": True})
         with bucket(there[OLD]):
             pass
         yield there.__getitem__

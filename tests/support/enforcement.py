@@ -36,6 +36,7 @@ ON: dict[str, Any] = {
     "pipelines": {"enabled": True, "retention": {"enabled": True}},
     "mlflow": {"gc": {"enabled": True}},
     "grafana": {"enabled": True},
+    "backup": {"enabled": True, "destination": {"existingClaim": "backups"}},
     "global": {"networkPolicy": {"outside": {"stepPorts": [], "modelPorts": []}}},
 }
 EVERYBODY = [

@@ -95,9 +95,11 @@ class Cluster:
     def logs(self, pod: str, *, lines: int = 20, container: str | None = None, previous: bool = False) -> str:
         """The last lines that a pod wrote; what hinders them stands in their place."""
         try:
-            return self.core.read_namespaced_pod_log(
-                pod, self.namespace, container=container, tail_lines=lines, previous=previous
+            # as it was written: a preloaded answer turns JSON into Python
+            answer = self.core.read_namespaced_pod_log(
+                pod, self.namespace, container=container, tail_lines=lines, previous=previous, _preload_content=False
             )
+            return answer.data.decode(errors="replace")
         except ApiException as error:
             return f"(no log: {error.reason})"
 
@@ -198,10 +200,13 @@ class Cluster:
     def exec(self, pod: str, *command: str, container: str | None = None) -> str:
         """Run a command in a pod and return what it printed."""
         where = {"container": container} if container else {}
-        return stream(
+        answer = stream(
             self.core.connect_get_namespaced_pod_exec, pod, self.namespace, command=[*command],
-            stdout=True, stderr=True, stdin=False, tty=False, **where,
+            stdout=True, stderr=True, stdin=False, tty=False, _preload_content=False, **where,
         )  # fmt: skip
+        # as it was printed: a preloaded answer turns JSON into Python
+        answer.run_forever()
+        return answer.read_all()
 
     def run_job(self, job: Object, seconds: float = 180) -> tuple[bool, str]:
         """Run a Job to its end and clean it away: whether it succeeded, and what it printed."""

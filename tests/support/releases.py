@@ -50,6 +50,9 @@ def namespace(cluster: Cluster, name: str, *rules: Object) -> Iterator[Cluster]:
         for rule in rules:
             if rule["metadata"].get("namespace") != name:
                 there.delete(rule["apiVersion"], rule["kind"], rule["metadata"]["name"])
+        # a namespace with pods stays for half of their termination grace period, which may be minutes
+        with contextlib.suppress(AssertionError):
+            wait_until("pods to be gone", lambda: not cluster.core.list_namespaced_pod(name).items)
         cluster.core.delete_namespace(name)
 
 
@@ -137,6 +140,36 @@ def run(name: str, address: str, *command: str) -> str:
     )
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-2000:]
     return done.stdout
+
+
+def pod_spec(*command: str) -> Object:
+    """A pod of the first release's runtime image that Pod Security `restricted` accepts."""
+    values = helm.release_values()["global"]
+    runtime = values["runtime"]
+    container = {
+        "name": "main",
+        "image": f"{values['imageRegistry'] or runtime['registry']}/{runtime['repository']}:{runtime['tag']}",
+        "command": [*command],
+        "workingDir": "/tmp",
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"cpu": "500m", "memory": "128Mi"}},
+    }
+    return {
+        "automountServiceAccountToken": False,
+        "terminationGracePeriodSeconds": 0,
+        "restartPolicy": "Never",
+        "containers": [container],
+        "securityContext": {"runAsNonRoot": True, "runAsUser": 1000, "seccompProfile": {"type": "RuntimeDefault"}},
+    }
+
+
+def said_in_pod(there: Cluster, *command: str, labels: dict[str, str] | None = None) -> str:
+    """What a command prints in a pod of the namespace, as one of a pipeline step or of a user's own Deployment."""
+    template = {"metadata": {"labels": labels or {}}, "spec": pod_spec(*command)}
+    job = {"metadata": {"name": f"said-{time.time_ns() % 10**9}"}, "spec": {"template": template, "backoffLimit": 0}}
+    good, said = there.run_job(job)
+    assert good, said
+    return said
 
 
 def admit(there: Cluster, spec: Object, labels: dict[str, str] | None = None) -> Object:

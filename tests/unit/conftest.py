@@ -30,6 +30,8 @@ def tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[mlflow.Mlflow
     before = os.getcwd()
     os.chdir(folder)
     mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+    # MLflow keeps the number of an experiment that another test chose in another store
+    mlflow.set_experiment("tests")
     yield mlflow.MlflowClient()
     mlflow.set_tracking_uri("")
     os.chdir(before)
@@ -91,7 +93,9 @@ CACHED = (platform._release, platform.kubernetes)
 @pytest.fixture(autouse=True)
 def _no_release(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test depends on a cluster, or on what another has read of a release."""
-    for name in ("KUBERNETES_SERVICE_HOST", "S3_PIPELINES_BUCKET", "IML4E_URL", "MLFLOW_TRACKING_URI", platform.MARK):
+    for name in (
+        "KUBERNETES_SERVICE_HOST", "S3_PIPELINES_BUCKET", "IML4E_URL", "MLFLOW_EXPERIMENT_ID", "MLFLOW_TRACKING_URI", platform.MARK,
+    ):  # fmt: skip
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", "/nonexistent")
     for cached in CACHED:

@@ -60,3 +60,18 @@ def test_paths_exist(page: Path) -> None:
         pytest.skip("names files that are not there")
     named = re.findall(rf"`((?:{FOLDERS})/[\w./-]*)`", prose(page))
     assert [name for name in named if not (REPO / name).exists()] == []
+
+
+def test_each_operation_is_a_tested_command() -> None:
+    """Each section of docs/operations.md names its tests, and the command of each line is in one of them."""
+    sections = re.split(r"^## ", (REPO / "docs" / "operations.md").read_text(), flags=re.MULTILINE)[1:]
+    titles = [section.partition("\n")[0] for section in sections]
+    wanted = ["Install", "Upgrade", "Roll back", "Back up", "Restore", "Rotate", "Scale", "Remove"]
+    assert [title for title in titles if title in wanted] == wanted
+    untested = []
+    for title, section in zip(titles, sections, strict=True):
+        tests = [REPO / name for name in re.findall(r"`(tests/[\w/]+\.py)`", section)]
+        text = "\n".join(test.read_text() for test in tests)
+        commands = re.findall(r"^ {4}(helm|iml4e|make) (\w+)", section, re.MULTILINE)
+        untested += [f"{title}: {program} {verb}" for program, verb in commands if not re.search(rf"\b{verb}\b", text)]
+    assert untested == []

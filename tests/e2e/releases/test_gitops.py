@@ -147,7 +147,8 @@ def test_a_second_apply_changes_nothing_and_everybody_is_let_in(applied: Applied
         s3 = store.client(port, keys["AWS_ACCESS_KEY_ID"], keys["AWS_SECRET_ACCESS_KEY"])
         s3.put_object(Bucket="mlflow", Key="gitops", Body=b"kept")
     database = there.secret(f"{NAME}-db-mlflow")
-    login = f"MYSQL_PWD={database['password']} mariadb -h 127.0.0.1 -u {database['username']} {database['database']}"
+    # --no-defaults: the pod's option file has the administrator's password, which comes before MYSQL_PWD
+    login = f"MYSQL_PWD={database['password']} mariadb --no-defaults -h 127.0.0.1 -u {database['username']} {database['database']}"
     tables = there.exec(f"{NAME}-mariadb-0", "sh", "-c", f"{login} -e 'SHOW TABLES'", container="mariadb")
     assert "experiments" in tables
     with there.port_forward(f"service/{NAME}-gateway", 80) as port:

@@ -11,6 +11,7 @@ import requests
 from sklearn.datasets import load_wine
 
 from support import helm, releases
+from support.flows import labels
 from support.k8s import Cluster, Object
 
 pytestmark = pytest.mark.timeout(400)
@@ -201,12 +202,11 @@ def test_a_model_is_logged_served_and_asked_through_it(cluster: Cluster, address
     # as steps do: by the address that the release tells its pods
     there = Cluster(cluster.config, NAME)
     told = there.core.read_namespaced_config_map(f"{NAME}-runner", NAME).data["GATEWAY_URL"]
-    (pod,) = there.pods("app.kubernetes.io/name=mlflow")
     answers = [
-        there.exec(pod["metadata"]["name"], "python", "-c", INSIDE, told + path, json.dumps(body)),
-        there.exec(pod["metadata"]["name"], "python", "-c", INSIDE, told + SEARCH, '{"max_results": 1}'),
+        releases.said_in_pod(there, "python", "-c", INSIDE, told + where, content, labels=labels("steps", NAME))
+        for where, content in ((path, json.dumps(body)), (SEARCH, '{"max_results": 1}'))
     ]
-    assert json.loads(answers[0].replace("'", '"'))["predictions"] == [0]
+    assert json.loads(answers[0])["predictions"] == [0]
     assert "mlflow-artifacts:/" in answers[1]
 
 

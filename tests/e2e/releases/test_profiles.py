@@ -130,7 +130,7 @@ def test_cloud_from_a_pipeline_to_an_upgrade(cloud: Cloud) -> None:
         Traffic(model.base + model.v1, {"instances": [ROW]}) as asked,
         Traffic(tracking, {"max_results": 1}, pause=0.2) as tracked,
     ):
-        releases.upgrade(there, mlflow={"extraEnv": [{"name": "UPGRADED", "value": "yes"}]})
+        releases.upgrade(there, mlflow={"extraEnv": [{"name": "UPGRADED", "value": "yes"}]}, home={"replicas": 3})
     assert (asked.failures, tracked.failures) == ([], [])
     assert asked.total > 50
     deployment = there.workload("Deployment", f"{CLOUD}-mlflow")
@@ -138,6 +138,7 @@ def test_cloud_from_a_pipeline_to_an_upgrade(cloud: Cloud) -> None:
     assert {"name": "UPGRADED", "value": "yes"} in env
     # the autoscaler's number, which the upgrade leaves alone
     assert deployment["spec"]["replicas"] == 2
+    assert replicas(there, "home") == {"home": 3}
     found = releases.run(CLOUD, cloud.url, "iml4e", "models", "--json")
     assert [(each["name"], each["ready"], each["reason"]) for each in json.loads(found)] == [("wine", True, "")]
 

@@ -45,12 +45,12 @@ class Release:
     """Address of Grafana; empty where the images of this cluster do not have it."""
 
     def bucket(self, consumer: str, keys: Keys | None = None) -> None:
-        """Read a consumer's bucket with its key, as a client that starts now does, with the retries that every client of S3 has."""
+        """Read a consumer's bucket with its key, as a client that starts now does, with the retries of `iml4e data`."""
         keys = keys or self.cluster.secret(f"{NAME}-s3-{consumer}")
         client = boto3.client(
             "s3", endpoint_url=f"http://127.0.0.1:{self.s3}", region_name="us-east-1",
             aws_access_key_id=keys["AWS_ACCESS_KEY_ID"], aws_secret_access_key=keys["AWS_SECRET_ACCESS_KEY"],
-            config=Config(s3={"addressing_style": "path"}),
+            config=Config(s3={"addressing_style": "path"}, retries={"mode": "standard", "total_max_attempts": 9}),
         )  # fmt: skip
         client.list_objects_v2(Bucket=CONSUMERS[consumer], MaxKeys=1)
 

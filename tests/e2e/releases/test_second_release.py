@@ -1,9 +1,11 @@
-"""A second release in another namespace serves its models with the KServe controller of the first release."""
+"""A second release in another namespace, installed from a package, serves its models with the KServe controller of the first release."""
 
 from __future__ import annotations
 
 import json
+import tarfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,14 +40,26 @@ with mlflow.start_run():
 
 
 @pytest.fixture(scope="module")
-def address(cluster: Cluster, values: dict[str, Any]) -> Iterator[str]:
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The chart as a package, with its profiles beside it: all that somebody has who got it from a registry."""
+    folder = tmp_path_factory.mktemp("package")
+    helm.helm("package", helm.CHART, "--destination", folder)
+    (made,) = folder.iterdir()
+    with tarfile.open(made) as archive:
+        archive.extractall(folder, [file for file in archive if file.name.startswith("iml4e/profiles/")], filter="data")
+    return made
+
+
+@pytest.fixture(scope="module")
+def address(cluster: Cluster, values: dict[str, Any], package: Path) -> Iterator[str]:
     """Address of the second release on this machine, by a forwarded port."""
     taken = {key: values["global"][key] for key in ("imageRegistry", "runtime")}
     metadata = {"name": NAME, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}
     cluster.core.create_namespace({"metadata": metadata})
     try:
         helm.helm(
-            "install", NAME, helm.CHART, "--namespace", NAME, "--skip-crds", "--values", helm.VALUES / "laptop.yaml",
+            "install", NAME, package, "--namespace", NAME, "--skip-crds",
+            "--values", package.parent / "iml4e" / "profiles" / "laptop.yaml",
             "--set-json", f"global={json.dumps(taken)}",
             *(word for part in VALUES for word in ("--set-json", f"{part}={json.dumps(VALUES[part])}")),
             "--wait", "--timeout", "300s", timeout=400,
