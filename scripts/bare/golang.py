@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import tempfile
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from scripts.common import console, python
@@ -21,12 +21,14 @@ KUBERNETES_VERSION = "v1.36.3"
 
 @dataclass(frozen=True)
 class Program:
-    """One binary: the package in images/go that makes it and the names it is called by."""
+    """One binary: the package in a module's folder that makes it and the names it is called by."""
 
     package: str
     names: tuple[str, ...]
     tags: str = ""
     ldflags: str = "-s -w"
+    #: Folder with go.mod and go.sum.
+    module: Path = field(default=MODULE, repr=False)
 
 
 _CONTAINERD = "github.com/containerd/containerd/v2/cmd/"
@@ -54,6 +56,13 @@ PROGRAMS = (
 PROMTOOL = Program("github.com/prometheus/prometheus/cmd/promtool", ("promtool",), tags="remove_all_sd")
 #: What tests Alertmanager's configuration: built at the first test.
 AMTOOL = Program("github.com/prometheus/alertmanager/cmd/amtool", ("amtool",))
+#: What tests upgrades of releases that Helm 3 installed: built at the first test. A module of its own, as a change of images/go builds everything anew.
+HELM3 = Program(
+    "helm.sh/helm/v3/cmd/helm",
+    ("helm",),  # the name is the field manager of what it applies
+    ldflags="-s -w -X helm.sh/helm/v3/internal/version.version=v3.21.4",
+    module=REPO / "images" / "helm3",
+)
 
 
 def required_version() -> tuple[int, ...]:
@@ -103,8 +112,9 @@ def environment() -> dict[str, str]:
 
 def _key(program: Program, go_version: str) -> str:
     digest = hashlib.sha256(repr((program, go_version)).encode())
-    own = MODULE / program.package if program.package.startswith("./") else MODULE / "kubernetes"
-    for source in sorted([MODULE / "go.mod", MODULE / "go.sum", *own.glob("*.go")]):
+    module = program.module
+    own = module / program.package if program.package.startswith("./") else module / "kubernetes"
+    for source in sorted([module / "go.mod", module / "go.sum", *own.glob("*.go")]):
         digest.update(source.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -121,7 +131,7 @@ def build(program: Program) -> Path:
             half.parent.mkdir(parents=True, exist_ok=True)
             console.run(
                 ["go", "build", f"-tags={program.tags}", f"-ldflags={program.ldflags}", "-o", half, program.package],
-                cwd=MODULE,
+                cwd=program.module,
                 env=env,
                 log=CACHE / "log" / "go-build.log",
                 cure="Run the same command again: what was compiled is kept.",

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import urllib.request
 from pathlib import Path
 
@@ -97,6 +98,20 @@ def _apply(*objects: dict) -> None:
     console.run(["kubectl", "apply", "--server-side", "--force-conflicts", "-f", "-"], stdin=json.dumps(items))
 
 
+def _apply_crds(text: str) -> None:
+    """Apply CRDs as `iml4e upgrade` does: its package is not installed yet, and that module needs nothing else."""
+    sys.path.append(str(REPO / "src"))
+    from iml4e import Error, upgrade
+
+    try:
+        upgrade.apply_crds(upgrade.documents(text))
+    except Error as error:
+        raise console.Failure(
+            f"{str(error).partition(';')[0]}.",
+            "Where its owner agrees, take it over: `kubectl apply --server-side --force-conflicts -f charts/iml4e/charts/PART/crds`; then run `make up` again.",
+        ) from None
+
+
 def _own_values() -> list[str]:
     """Values for the cluster of this machine beside the profile: registry, parts whose images are present, certificate authorities."""
     values = ["-f", str(REPO / "values" / "bare-machine.yaml")]
@@ -138,8 +153,7 @@ def install(own: bool) -> None:
     known = json.loads(found.stdout)["metadata"].get("annotations", {}) if found.returncode == 0 else {}
     if known.get("iml4e/crds") != digest:
         with console.step("apply the chart's CRDs"):
-            command = ["kubectl", "apply", "--server-side", "--force-conflicts"]
-            console.run([*command, *(word for crd in crds for word in ("-f", str(crd)))])
+            _apply_crds("\n---\n".join(path.read_text() for crd in crds for path in sorted(crd.iterdir())))
     namespace = {
         "apiVersion": "v1",
         "kind": "Namespace",

@@ -213,7 +213,34 @@ def parser() -> argparse.ArgumentParser:
     rehearse.add_argument("--keep", action="store_true", help="leave the namespace, to look at it")
     rehearse.add_argument("--json", action="store_true", help="print JSON, progress on standard error")
 
+    upgrade = command(
+        "upgrade",
+        _upgrade,
+        "Upgrade the release: CRDs first, then Helm, with the release's values; print the downtime of each endpoint. Exit code 1: it failed.",
+    )
+    upgrade.add_argument("--chart", required=True, metavar="CHART", help="folder or package of the chart")
+    upgrade.add_argument(
+        "-f",
+        "--values",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="values on top of the release's; repeatable",
+    )
+    upgrade.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="single value on top of those; repeatable"
+    )
+    upgrade.add_argument("--skip-crds", action="store_true", help="leave CRDs alone")
+    upgrade.add_argument(
+        "--force-conflicts", action="store_true", help="take over CRDs and fields of objects that others have set"
+    )
+    upgrade.add_argument(
+        "--timeout", type=float, default=600, help="seconds until the release must be Ready; default: 600"
+    )
+    upgrade.add_argument("--json", action="store_true", help="print JSON, progress on standard error")
+
     cli_project.add(command)
+
     data = command("data", None, "Datasets: put, list, get.").add_subparsers(required=True, metavar="COMMAND")
     put = command("put", _put, "Store a file or folder as the next version of a dataset.", to=data)
     put.add_argument("source", metavar="FILE|FOLDER")
@@ -420,6 +447,35 @@ def _rehearse(options: argparse.Namespace) -> int:
     else:
         print("\n".join(rehearsal.text(report)))
     return 1 if report.loses else 0
+
+
+def _upgrade(options: argparse.Namespace) -> int:
+    from iml4e import upgrade
+
+    report = upgrade.upgrade(
+        options.chart,
+        values=options.values,
+        sets=options.set,
+        timeout=options.timeout,
+        skip_crds=options.skip_crds,
+        force=options.force_conflicts,
+        say=_aside if options.json else print,
+    )
+    if options.json:
+        print(json.dumps(dataclasses.asdict(report)))
+    else:
+        if report.endpoints:
+            rows = list(upgrade.text(report))
+            _table(rows, [""] * len(rows))
+        for reason in report.reasons:
+            print(reason)
+        if not report.error:
+            print(
+                f"release {report.release} is upgraded from chart {report.old} to {report.new} in {report.seconds:.0f} s"
+            )
+    if report.error:
+        raise Error(f"the upgrade of {report.release} failed after {report.seconds:.0f} s: {report.error}")
+    return 0
 
 
 def _put(options: argparse.Namespace) -> None:

@@ -29,6 +29,7 @@ def test_help_is_quick_and_lists_the_commands() -> None:
         "backup",
         "restore",
         "rehearse",
+        "upgrade",
     ):
         assert word in done.stdout
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}

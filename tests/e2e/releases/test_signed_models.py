@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import serialization
@@ -71,12 +70,6 @@ def release(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield made_here
 
 
-def failure(cluster: Cluster, name: str) -> str:
-    """What the status of an InferenceService says of its last failure."""
-    status: dict[str, Any] = (cluster.get(SERVING, "InferenceService", name) or {}).get("status", {})
-    return status.get("modelStatus", {}).get("lastFailureInfo", {}).get("message", "")
-
-
 def test_a_registered_model_serves_and_one_flipped_bit_does_not(release: Release) -> None:
     there = release.cluster
     assert "fraud version 1 serves" in release.run("iml4e", "deploy", "fraud/1")
@@ -95,11 +88,9 @@ def test_a_registered_model_serves_and_one_flipped_bit_does_not(release: Release
         s3.put_object(Bucket="mlflow", Key=name, Body=good[:-1] + bytes([good[-1] ^ 1]))
         try:
             there.kill(pod["metadata"]["name"])
-            there.wait("the status to say it", lambda: "not the registered ones" in failure(there, "fraud"), 180)
-            assert "model_server: the files of fraud/1 are not the registered ones: their digest is sha256:" in failure(
-                there, "fraud"
-            )
-            assert "the files of fraud/1 are not the registered ones" in release.run("iml4e", "models")
+            # not the InferenceService's status: KServe does not watch a container that ends (0.20)
+            said = "the files of fraud/1 are not the registered ones"
+            there.wait("iml4e models to say it", lambda: said in release.run("iml4e", "models"), 180, pause=5)
         finally:
             s3.put_object(Bucket="mlflow", Key=name, Body=good)
     release.run("iml4e", "delete", "fraud")

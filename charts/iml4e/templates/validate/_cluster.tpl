@@ -76,6 +76,38 @@ Port {{ $taken }} of the nodes belongs to Service {{ $there.name }} in namespace
 {{- end }}
 {{- end }}
 
+{{- /* Workloads that `kubectl scale` or an autoscaler gave another number of replicas than the values: Helm 4 would stop at the first of them with half
+       of the objects changed, Helm 3 would silently set the number back. */}}
+{{- define "iml4e.findings.scaled" }}
+{{- if .Release.IsUpgrade }}
+{{- $on := dict }}
+{{- range .Chart.Dependencies }}{{ $_ := set $on .Name true }}{{ end }}
+{{- $values := dict "pipelines" "api.replicas" "pipelines-argo" "argo.replicas" "pipelines-ui" "ui.replicas" }}
+{{- range list "gateway" "home" "kserve" "mlflow" }}{{ $_ := set $values . "replicas" }}{{ end }}
+{{- range $kind := list "Deployment" "StatefulSet" }}
+{{- range (lookup "apps/v1" $kind $.Release.Namespace "").items }}
+{{- $part := index (.metadata.labels | default dict) "app.kubernetes.io/component" | default "" }}
+{{- if and (eq (index (.metadata.annotations | default dict) "meta.helm.sh/release-name" | default "") $.Release.Name) (hasKey $on $part) }}
+{{- $key := get $values (.metadata.name | trimPrefix (printf "%s-" $.Release.Name)) }}
+{{- $own := index $.Values $part }}
+{{- if not (and (eq $key "replicas") (dig "autoscaling" "enabled" false $own)) }}
+{{- $wanted := 1 }}
+{{- range $key | splitList "." | compact }}{{ $own = index $own . }}{{ $wanted = $own }}{{ end }}
+{{- $scaled := false }}
+{{- range .metadata.managedFields }}
+{{- if and (eq (.subresource | default "") "scale") (dig "f:spec" "f:replicas" false (.fieldsV1 | default dict) | kindIs "map") }}{{ $scaled = .manager }}{{ end }}
+{{- end }}
+{{- if and $scaled (ne (int .spec.replicas) (int $wanted)) }}
+{{- $back := printf "run `kubectl -n %s scale %s %s --replicas=%d`, then upgrade" .metadata.namespace (lower $kind) .metadata.name (int $wanted) }}
+{{ $kind }} {{ .metadata.name }} has {{ .spec.replicas }} replicas by {{ $scaled }}, and the values say {{ $wanted }}: {{ if $key }}set {{ $part }}.{{ $key }}={{ .spec.replicas }} to keep them, or {{ end }}{{ $back }}.
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- /* `Release … in namespace …` where an object belongs to another release: dict "object" (lookup …) "Release" .Release */}}
 {{- define "iml4e.otherOwner" -}}
 {{- $annotations := dig "metadata" "annotations" (dict) .object }}
