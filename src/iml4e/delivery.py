@@ -514,7 +514,7 @@ def _model(project: Project) -> client.Model:
 
 
 def _ask(model: client.Model, rows: dict[str, list[Any]], version: str, seconds: float = ROUTED) -> None:
-    """Ask until the version answers as its model predicted.
+    """Ask until the version answers as its model predicted, without the kubeconfig that `serving.check` needs.
 
     Raises:
         Error: it does not.
@@ -540,7 +540,7 @@ def _ask(model: client.Model, rows: dict[str, list[Any]], version: str, seconds:
 
 
 def _back(endpoint: Any, former: bool, say: Say) -> str:
-    """Undo a deployment; what serves now, as a part of a sentence.
+    """Undo a deployment, without the kubeconfig that `serving.undo` needs; what serves now, as a part of a sentence.
 
     Args:
         endpoint: what was deployed.

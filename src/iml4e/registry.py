@@ -213,24 +213,27 @@ def fit(
 
 
 def _trusted(model: Any, code: Sequence[str], requirements: Sequence[str]) -> list[str]:
-    """Types in a model that skops, MLflow's file format, wants named: of scikit-learn and its company, of the model's code and requirements.
+    """Types in a model that skops, MLflow's file format, wants named: of scikit-learn and what it needs, of the model's code and requirements.
 
     Raises:
         Error: a type of another package, which the model's pods would not have.
     """
     import skops.io
 
-    told = {re.split("[^A-Za-z0-9._-]", name)[0].lower() for name in requirements}
+    def normal(package: str) -> str:
+        return re.sub(r"[-_.]+", "-", package).lower()
+
+    told = {normal(re.split(r"[^\w.-]", name)[0]) for name in requirements}
     known = {"sklearn", "numpy", "scipy", "pandas", *(PurePath(folder).name for folder in code)}
     known |= {
         module
         for module, packages in importlib.metadata.packages_distributions().items()
-        if told & {package.lower() for package in packages}
+        if told & set(map(normal, packages))
     }
     found = skops.io.get_untrusted_types(data=skops.io.dumps(model))
     if foreign := [name for name in found if name.partition(".")[0] not in known]:
         raise Error(
-            f"the model holds {', '.join(foreign)}, of packages that it does not require: add them to its `requirements`"
+            f"the model holds {', '.join(foreign)}, of no package that it requires: name the package in `requirements`, or use a function of its own code"
         )
     return found
 

@@ -29,15 +29,6 @@ def test_quickstart(gateway: Gateway, clone: Path) -> None:
     assert '{"predictions":[0]}' in said.replace(" ", "")
 
 
-@pytest.mark.timeout(900)
-def test_a_project_of_your_own(gateway: Gateway, clone: Path) -> None:
-    with without(gateway, "tumours"), Session(clone) as reader:
-        said = reader.page(REPO / "docs" / "template.md")
-    assert "data/tumours.csv: 569 rows are valid" in said
-    assert re.search(r"answers 50 rows as evaluated\nprediction\n", said), said[-2000:]
-    assert "version 1 answered 569 rows" in said
-
-
 #: Commands of the README that this test leaves out: `make test` runs it on the platform that they made.
 HARNESS = {"make up", "helm install"}
 

@@ -5,12 +5,13 @@ from typing import Any
 
 import mlflow
 import pytest
+from PIL import ImageOps
 from sklearn.datasets import load_wine
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from iml4e import Error, registry
 
@@ -46,6 +47,25 @@ def test_models_with_types_that_the_file_format_wants_named(model: Any) -> None:
     how = {"table": WINE, "name": "types", "address": ADDRESS, "sha256": SHA256, "params": {}}
     _, _, uri = registry.fit(model, features, WINE["target"], **how)
     assert list(mlflow.pyfunc.load_model(uri).predict(features)) == list(model.predict(features))
+
+
+def halve(rows: Any) -> Any:
+    """Of a module that does not travel with a model."""
+    return rows / 2
+
+
+def test_a_model_with_types_of_packages_that_it_does_not_require_is_refused() -> None:
+    model = make_pipeline(FunctionTransformer(halve), LogisticRegression())
+    how = {"table": WINE, "name": "types", "address": ADDRESS, "sha256": SHA256, "params": {}}
+    with pytest.raises(Error, match=r"halve, of no package that it requires: name the package in `requirements`"):
+        registry.fit(model, WINE.drop(columns="target"), WINE["target"], **how)
+
+
+def test_a_requirement_is_known_by_the_name_of_its_package() -> None:
+    model = FunctionTransformer(ImageOps.invert)
+    assert registry._trusted(model, (), ["Pillow==12"]) == ["PIL.ImageOps.invert"]
+    with pytest.raises(Error, match="PIL"):
+        registry._trusted(model, (), ["pandera==1"])
 
 
 def test_from_training_to_the_champion(tracking: mlflow.MlflowClient) -> None:
