@@ -340,7 +340,9 @@ def umbrella_values() -> str:
     for part in parts():
         values = (folder(part) / "values.yaml").read_text()
         said = next((comment for path, comment, _ in leaves(values) if path == ("enabled",)), "")
-        sections.append(f"{part}:\n" + "".join(f"{line}\n" for line in wrap(said)) + f"  enabled: {str(on(part)).lower()}\n")
+        sections.append(
+            f"{part}:\n" + "".join(f"{line}\n" for line in wrap(said)) + f"  enabled: {str(on(part)).lower()}\n"
+        )
     return (
         f"{own}{MARK}, in the order of Chart.yaml.\n# All values of a part, with comments: charts/<part>/values.yaml, and docs/values.md.\n"
         + "".join(sections)
