@@ -56,7 +56,7 @@ class Image:
     part: str = ""
     #: Our own, without an upstream: its tag ends in the key of its content, so that a change rolls the pods that use it.
     own: bool = False
-    #: The variable of `make up` without which this machine does not build the image; empty: it always does.
+    #: The variable of `make up` that must be `on` for this machine to build the image; empty: it always does.
     switch: str = ""
 
     @property
@@ -236,7 +236,9 @@ def wanted() -> tuple[Image, ...]:
     """The images that this machine builds."""
     lacking = missing()
     return tuple(
-        image for image in every() if not lacking.get(image.part) and (not image.switch or os.environ.get(image.switch))
+        image
+        for image in every()
+        if not lacking.get(image.part) and (not image.switch or os.environ.get(image.switch) == "on")
     )
 
 
