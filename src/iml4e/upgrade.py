@@ -372,7 +372,7 @@ def _models() -> tuple[list[Endpoint], list[str]]:
         models = serving.endpoints()
     except Error as error:
         return [], [f"models: {error}"]
-    ready = [Endpoint(f"model {each.name}", f"{each.url}/v1/models/{each.name}") for each in models if each.ready]
+    ready = [Endpoint(f"model {each.name}", each.url.removesuffix(":predict")) for each in models if each.ready]
     return ready, [f"model {each.name} is not ready: {each.reason}" for each in models if not each.ready]
 
 

@@ -24,10 +24,13 @@ pytestmark = pytest.mark.timeout(900)
 NAME = "helm3"
 PACKAGE = sorted((helm.REPO / "tests" / "releases").glob("iml4e-*.tgz"))[-1]
 VALUES = {
-    "kserve": {"enabled": False}, "prometheus": {"enabled": False}, "mariadb": {"metrics": {"enabled": False}},
+    "kserve": {"enabled": False}, "prometheus": {"enabled": False},
 }  # fmt: skip
 #: Parts that the release did not have.
-NEWER = ("--set", "grafana.enabled=false,home.enabled=false,gateway.errorPages.enabled=false")
+NEWER = (
+    "--set",
+    "grafana.enabled=false,mariadb.metrics.enabled=false,home.enabled=false,gateway.errorPages.enabled=false",
+)
 DEPLOYMENT = f"{NAME}-mlflow"
 WAIT = ("--namespace", NAME, "--wait", "--timeout", "180s")
 
