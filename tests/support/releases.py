@@ -102,16 +102,16 @@ def remove(there: Cluster) -> list[str]:
     return left()
 
 
+def on_nodes(cluster: Cluster) -> list[str]:
+    """Names of the images that nodes have."""
+    nodes = cluster.core.list_node().items
+    return [name for node in nodes for image in node.status.images or () for name in image.names or ()]
+
+
 def runtime(cluster: Cluster) -> Object:
     """The image with all that pipelines import, if the node has one; else the release's, whose steps install packages."""
     own = helm.release_values()["global"]["runtime"]
-    names = [
-        name
-        for node in cluster.core.list_node().items
-        for image in node.status.images or ()
-        for name in image.names or ()
-    ]
-    for name in names:
+    for name in on_nodes(cluster):
         registry, _, rest = name.partition("/")
         repository, _, tag = rest.partition(":")
         if repository == "iml4e/runtime" and tag:

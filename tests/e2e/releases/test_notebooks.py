@@ -221,13 +221,7 @@ def person(url: str, name: str) -> Iterator[Person]:
 def there(cluster: Cluster) -> Iterator[Cluster]:
     """A release of its own with notebooks."""
     own = image()
-    names = [
-        name
-        for node in cluster.core.list_node().items
-        for each in node.status.images or ()
-        for name in each.names or ()
-    ]
-    if not any(name.endswith(f"/{own['repository']}:{own['tag']}") for name in names):
+    if not any(name.endswith(f"/{own['repository']}:{own['tag']}") for name in releases.on_nodes(cluster)):
         pytest.skip("no node has the image of notebooks of this working tree: IML4E_NOTEBOOKS=on make up")
     part = {
         "enabled": True, "image": own, **QUIET, "proxy": QUIET,
