@@ -183,8 +183,8 @@ class Ground:
                 sockets[connection] = (to, port)
         return sockets
 
-    def answered(self, source: Pod, targets: list[tuple[Pod, int]], seconds: float = 0.8) -> list[tuple[Pod, int]]:
-        """The targets that accept a connection."""
+    def answered(self, source: Pod, targets: list[tuple[Pod, int]], seconds: float = 2) -> list[tuple[Pod, int]]:
+        """The targets that accept a connection, at the latest when the kernel asks again after a second."""
         return [target for target, error in self.outcome(self.opened(source, targets), seconds).items() if not error]
 
     def outcome(self, sockets: dict[socket.socket, tuple[Pod, int]], seconds: float) -> dict[tuple[Pod, int], int]:
