@@ -42,6 +42,9 @@ def namespace(cluster: Cluster, name: str, *rules: Object) -> Iterator[Cluster]:
     """A namespace that enforces Pod Security `restricted`, with objects that restrict it further; it goes at the end."""
     there = Cluster(cluster.config, name)
     metadata = {"name": name, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}
+    selector = f"metadata.name={name}"
+    gone = f"namespace {name} of a former test to be gone"
+    wait_until(gone, lambda: not cluster.core.list_namespace(field_selector=selector).items, 120)
     cluster.core.create_namespace({"metadata": metadata})
     try:
         there.apply(*rules)
