@@ -170,7 +170,8 @@ def test_files_stay(run: Any) -> None:
 
 def test_a_lazy_package_imports_what_is_asked_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sub = tmp_path / "bulky" / "client"
-    sub.mkdir(parents=True)
+    (sub / "models").mkdir(parents=True)
+    (sub / "models" / "__init__.py").write_text("from bulky.client.used import Used\n")
     (tmp_path / "bulky" / "__init__.py").write_text("import bulky.client as client\n")
     (sub / "__init__.py").write_text("from bulky.client.used import Used\nfrom bulky.client.unused import Unused\n")
     (sub / "used.py").write_text("class Used: pass\n")
@@ -179,12 +180,12 @@ def test_a_lazy_package_imports_what_is_asked_of_it(tmp_path: Path, monkeypatch:
     spec = importlib.util.spec_from_file_location("lazy_of_the_chart", CONFIG.with_name("lazy.py"))
     lazy = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(lazy)
-    lazy.install("bulky", "client")
+    lazy.install("bulky", "client", "client.models")
     try:
         from bulky import client
         from bulky.client import Used
 
-        assert client.Used is Used
+        assert client.Used is client.models.Used is Used
         assert not hasattr(client, "Missing")
         assert "bulky.client.unused" not in sys.modules
         with pytest.raises(AssertionError, match="nobody asked"):

@@ -144,8 +144,10 @@ class Person:
         self.until("profiles", "!!document.querySelector('input[name=profile]')")
         self.token = self.run(f"""
             const path = `/notebooks/hub/api/users/${{encodeURIComponent({json.dumps(self.name)})}}/tokens`;
-            const answer = await fetch(`${{path}}?_xsrf=${{encodeURIComponent(jhdata.xsrf_token)}}`, {{method: 'POST', body: '{{}}'}});
+            const headers = {{'Content-Type': 'application/json'}};
+            const answer = await fetch(`${{path}}?_xsrf=${{encodeURIComponent(jhdata.xsrf_token)}}`, {{method: 'POST', body: '{{}}', headers}});
             return (await answer.json()).token""")
+        assert self.token, "the hub gave no token"
 
     def start(self, profile: str = "small", seconds: float = 240) -> float:
         """Start the server, and open JupyterLab: seconds."""
@@ -392,7 +394,9 @@ def test_cells_run_for_longer_than_a_minute_through_the_gateway(alice: Person, t
     )
     assert [int(each) for each in re.findall(r"tick (\d+)", alice.output())] == list(range(TICKS))
     assert time.monotonic() - ticking >= TICKS - 3
-    assert not [said for said in alice.page.complaints() if "WebSocket" in said]
+    # JupyterLab itself closes one that it opened when it finds the kernel of a session
+    own = "closed before the connection is established"
+    assert not [said for said in alice.page.complaints() if "WebSocket" in said and own not in said]
 
 
 def test_what_the_documentation_says_works_in_a_notebook(alice: Person, there: Cluster) -> None:

@@ -53,7 +53,6 @@ c.JupyterHub.hub_bind_url = "http://:8081"
 # the proxy is in this pod; users' servers come by the Service
 c.JupyterHub.hub_connect_url = "http://localhost:8081"
 c.Spawner.hub_connect_url = SETTINGS["hubUrl"]
-c.JupyterHub.public_url = f"{SETTINGS['publicUrl']}/notebooks/"
 c.JupyterHub.db_url = "sqlite:////data/jupyterhub.sqlite"
 # a new version migrates the database at its start, after a copy
 c.JupyterHub.upgrade_db = True

@@ -26,9 +26,13 @@ class Lazy(ModuleType):
         self._modules = {what: module for module, what in IMPORT.findall((folder / "__init__.py").read_text())}
 
     def __getattr__(self, name: str) -> Any:
-        if name not in self._modules:
-            raise AttributeError(f"module {self.__name__} has no attribute {name}")
-        value = getattr(importlib.import_module(self._modules[name]), name)
+        if name in self._modules:
+            value = getattr(importlib.import_module(self._modules[name]), name)
+        else:
+            try:
+                value = importlib.import_module(f"{self.__name__}.{name}")
+            except ModuleNotFoundError:
+                raise AttributeError(f"module {self.__name__} has no attribute {name}") from None
         setattr(self, name, value)
         return value
 
