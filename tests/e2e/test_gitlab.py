@@ -219,7 +219,9 @@ def test_a_good_change_serves(released: Ended, project: Project, gateway: Gatewa
     assert released.jobs == dict.fromkeys(order, True)
     (version,) = versions(gateway, project.name)
     assert gateway.mlflow.get_model_version_by_alias(project.name, "champion").version == version.version
-    assert re.search(r"http://\S+/(mlflow/#/experiments|pipeline/#/runs)/\w", released.log("run")), "the page of the run"
+    assert re.search(r"http://\S+/(mlflow/#/experiments|pipeline/#/runs)/\w", released.log("run")), (
+        "the page of the run"
+    )
     cancer = load_breast_cancer()
     row = dict(zip(cancer.feature_names, cancer.data[0].tolist(), strict=True))
     row["Zentrum"] = "a place that training never saw"

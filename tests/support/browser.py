@@ -43,6 +43,9 @@ class Page:
             if message.get("id") == number:
                 assert "error" not in message, message
                 return message["result"]
+            if message.get("method") == "Page.javascriptDialogOpening":  # "leave this page?" holds up everything
+                accept = {"method": "Page.handleJavaScriptDialog", "params": {"accept": True}}
+                self.socket.send(json.dumps({"id": next(self.numbers), **accept}))
             self.events.append(message)
 
     def open(self, url: str, *, width: int = 1600, height: int = 1000, dark: bool = False, settle: float = 0.5) -> None:
@@ -55,7 +58,7 @@ class Page:
         self.events.clear()
         self.call("Page.navigate", url=url)
         end = time.monotonic() + 30
-        while not any(event["method"] == "Page.loadEventFired" for event in self.events):
+        while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             assert time.monotonic() < end, f"{url} does not load"
             self.value("1")
             time.sleep(0.05)
@@ -68,12 +71,12 @@ class Page:
 
     def complaints(self) -> list[str]:
         """What the browser logged: violations of the Content-Security-Policy, failed requests, exceptions."""
-        logged = [event["params"]["entry"]["text"] for event in self.events if event["method"] == "Log.entryAdded"]
-        return logged + [str(event) for event in self.events if event["method"] == "Runtime.exceptionThrown"]
+        logged = [event["params"]["entry"]["text"] for event in self.events if event.get("method") == "Log.entryAdded"]
+        return logged + [str(event) for event in self.events if event.get("method") == "Runtime.exceptionThrown"]
 
     def requests(self) -> list[str]:
         """Addresses that the page asked for."""
-        sent = [event for event in self.events if event["method"] == "Network.requestWillBeSent"]
+        sent = [event for event in self.events if event.get("method") == "Network.requestWillBeSent"]
         return [event["params"]["request"]["url"] for event in sent]
 
     def screenshot(self, path: Path) -> None:
@@ -91,13 +94,13 @@ def page() -> Iterator[Page]:
         try:
             line = next(line for line in process.stderr if "DevTools listening on" in line)
             address = line.split()[-1]
-            with connect(address, max_size=None) as browser:
+            with connect(address, max_size=None, ping_interval=None) as browser:
                 browser.send(json.dumps({"id": 1, "method": "Target.getTargets"}))
                 while "result" not in (answer := json.loads(browser.recv(timeout=30))):
                     pass
                 target = next(each for each in answer["result"]["targetInfos"] if each["type"] == "page")
             root = address.partition("/devtools/")[0]
-            with connect(f"{root}/devtools/page/{target['targetId']}", max_size=None) as tab:
+            with connect(f"{root}/devtools/page/{target['targetId']}", max_size=None, ping_interval=None) as tab:
                 yield Page(tab)
         finally:
             process.terminate()

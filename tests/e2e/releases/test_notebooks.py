@@ -196,14 +196,25 @@ class Person:
         self.until("cells", f"document.querySelectorAll('.jp-Notebook .jp-CodeCell').length >= {cells}")
         self.until("a kernel", "!!document.querySelector('.jp-Notebook-ExecutionIndicator[data-status=idle]')", 90)
         place = "document.querySelector('.jp-Notebook .jp-CodeCell .cm-content').getBoundingClientRect()"
-        x, y = self.page.value(f"{place}.x + 30"), self.page.value(f"{place}.y + 8")
-        for kind in ("mousePressed", "mouseReleased"):
-            self.page.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
-        for _ in range(cells):
-            key = {"key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13, "modifiers": 8}
+        prompt = "document.querySelector('.jp-Notebook .jp-CodeCell .jp-InputPrompt').innerText.trim()"
+        key = {"key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13, "modifiers": 8}
+
+        def run_cell() -> None:
             self.page.call("Input.dispatchKeyEvent", type="keyDown", **key)
             self.page.call("Input.dispatchKeyEvent", type="keyUp", **key)
             time.sleep(0.3)
+
+        def begins() -> bool:  # JupyterLab may take the focus away while it loads
+            x, y = self.page.value(f"{place}.x + 30"), self.page.value(f"{place}.y + 8")
+            for kind in ("mousePressed", "mouseReleased"):
+                self.page.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+            run_cell()
+            time.sleep(1)
+            return self.page.value(prompt) != "[ ]:"
+
+        releases.wait_until("the first cell to run", begins)
+        for _ in range(cells - 1):
+            run_cell()
 
     def output(self) -> str:
         """What the cells printed so far."""
