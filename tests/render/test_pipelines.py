@@ -378,3 +378,14 @@ def test_steps_are_told_where_it_is_if_it_is_there(values: Object, told: bool) -
         if told
         else {}
     )
+
+
+def test_every_component_reads_and_writes_the_bucket_that_is_named() -> None:
+    objects = platform(s3={"buckets": {"pipelines": "steps"}})
+    assert environment(objects, "iml4e-pipelines-ui")["ARGO_ARCHIVE_BUCKETNAME"] == "steps"
+    assert controller_config(objects)["artifactRepository"]["s3"]["bucket"] == "steps"
+
+
+def test_a_host_of_digits_stays_a_text_for_the_workflow_controller() -> None:
+    objects = platform(s3={"endpoint": "http://1"})
+    assert controller_config(objects)["artifactRepository"]["s3"]["endpoint"] == "1"
