@@ -170,7 +170,8 @@ class Person:
         answer = requests.request(
             method, address, json=body, headers={"Authorization": f"token {self.token}"}, timeout=30
         )
-        return answer.status_code, answer.json() if "json" in answer.headers.get("Content-Type", "") else None
+        told = answer.content and "json" in answer.headers.get("Content-Type", "")
+        return answer.status_code, answer.json() if told else None
 
     def write(self, name: str, *cells: str) -> None:
         """Make a notebook."""
