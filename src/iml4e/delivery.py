@@ -111,7 +111,7 @@ def run(
     for name in ("build", "metrics"):
         project.function(name)
     place = data or project.data
-    platform.get("MLFLOW_TRACKING_URI")
+    _reachable(platform.get("MLFLOW_TRACKING_URI"))
     engine = engine or engines.default()
     if engine == "kfp":
         platform.get("KF_PIPELINES_ENDPOINT")
@@ -481,6 +481,22 @@ def _image() -> None:
     """Steps get the release's image, unless RUNTIME_IMAGE names one."""
     if image := platform.find("RUNTIME_IMAGE"):
         os.environ["RUNTIME_IMAGE"] = image
+
+
+def _reachable(address: str) -> None:
+    """Refuse a platform that does not answer, before data is uploaded and steps start; MLflow's client would try for minutes.
+
+    Raises:
+        Error: nothing answers at the address of MLflow.
+    """
+    import requests
+
+    if not address.startswith("http"):
+        return
+    try:
+        requests.get(f"{address}/health", timeout=10)
+    except requests.RequestException:
+        raise Error(f"MLflow at {address} does not answer: is IML4E_URL right, and the platform up?") from None
 
 
 @contextlib.contextmanager

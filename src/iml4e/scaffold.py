@@ -120,16 +120,22 @@ def _render(copier: Any, template: str, made: Path, answers: dict[str, Any]) -> 
         reason = " ".join(str(getattr(error, "stderr", "") or error).split())[-300:]
         raise Error(f"the template {place} cannot be used: {reason}") from None
     path = made / ANSWERS
+    if not path.exists():  # copier copies all of a repository that is no template
+        if fresh:
+            shutil.rmtree(made, ignore_errors=True)
+        raise Error(f"the repository {place} has no template of projects at its last commit")
     if published:  # colleagues and CI reach that address, and not this machine's clone
         text = path.read_text()
         path.write_text(re.sub(r"^_src_path: .*$", lambda _: f"_src_path: {published}", text, flags=re.MULTILINE))
 
 
 def _template(given: str) -> tuple[str, str, str]:
-    """Place of the template, commit to take (empty: its newest release), and the address of the repository where others find that commit."""
-    if given:
-        return given, "", ""
-    clone = next((each for each in _clones() if (each / "copier.yml").is_file()), None)
+    """Place of the template, commit to take (empty: the files as they are), and the address of the repository where others find that commit."""
+    if given and not Path(given).is_dir():
+        return given, "HEAD", ""
+    clone = next((each for each in ([Path(given)] if given else _clones()) if (each / "copier.yml").is_file()), None)
+    if clone is None and given:
+        raise Error(f"the folder {given} has no template of projects: no copier.yml")
     if clone is None:
         raise Error(
             "this installation of iml4e has no template: name the platform's repository, --template ADDRESS or IML4E_TEMPLATE"

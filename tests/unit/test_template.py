@@ -240,6 +240,38 @@ def test_what_is_not_committed_in_the_clone_is_not_rendered(
     assert yaml.safe_load((made / scaffold.ANSWERS).read_text())["_commit"] == "1.0.0"
 
 
+def test_the_last_commit_is_rendered_although_the_newest_release_has_no_template(
+    template: Path, tmp_path: Path
+) -> None:
+    git(
+        template,
+        "tag",
+        "2.0.0",
+        git(
+            template,
+            "commit-tree",
+            git(template, "hash-object", "-w", "-t", "tree", "/dev/null"),
+            "-m",
+            "no template yet",
+        ),
+    )
+    made = scaffold.new("fraud", folder=str(tmp_path / "made"), template=f"git+{template.as_uri()}")
+    assert (made / "iml4e.yaml").exists()
+
+
+def test_a_repository_without_a_template_leaves_nothing(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "README.md").write_text("something else")
+    git(other, "init", "--quiet")
+    git(other, "add", "--all")
+    git(other, "commit", "--quiet", "--message", "something else")
+    for address, sentence in ((f"git+{other.as_uri()}", "has no template of projects"), (str(other), "no copier.yml")):
+        with pytest.raises(Error, match=sentence):
+            scaffold.new("fraud", folder=str(tmp_path / "made"), template=address)
+        assert not (tmp_path / "made" / "fraud").exists()
+
+
 # --- updates
 
 
