@@ -42,7 +42,8 @@ def there(cluster: Cluster) -> Iterator[Cluster]:
 def test_every_pod_of_the_chart_states_what_a_quota_asks_for(there: Cluster) -> None:
     refused = {maker: releases.refused(there, spec) for maker, spec in whole("quota").items()}
     assert len(refused) > 12
-    assert {maker: why for maker, why in refused.items() if why} == {}
+    # the largest notebook alone is more than this quota: what a pod lacks is asked here
+    assert {maker: why for maker, why in refused.items() if why and "exceeded quota" not in why} == {}
 
 
 def test_the_platform_fits_into_the_documented_quota(there: Cluster) -> None:
