@@ -27,6 +27,10 @@ LIMITS = [
 ]
 
 
+#: Larger than this namespace allows: whoever offers these sizes of notebooks gives them the room.
+LARGE = ("users' servers: large", "users' servers: gpu")
+
+
 @pytest.fixture(scope="module")
 def there(cluster: Cluster) -> Iterator[Cluster]:
     """A namespace with a quota of all four."""
@@ -40,7 +44,7 @@ def there(cluster: Cluster) -> Iterator[Cluster]:
 
 
 def test_every_pod_of_the_chart_states_what_a_quota_asks_for(there: Cluster) -> None:
-    refused = {maker: releases.refused(there, spec) for maker, spec in whole("quota").items()}
+    refused = {maker: releases.refused(there, spec) for maker, spec in whole("quota").items() if maker not in LARGE}
     assert len(refused) > 12
     assert {maker: why for maker, why in refused.items() if why} == {}
 
@@ -63,6 +67,8 @@ def test_every_pod_of_the_chart_fits_into_a_limit_range(cluster: Cluster) -> Non
     limits = {"apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "limits", "namespace": name}}
     with releases.namespace(cluster, name, {**limits, "spec": {"limits": LIMITS}}) as namespace:
         for maker, spec in whole("laptop").items():
+            if maker in LARGE:
+                continue
             admitted = releases.admit(namespace, spec)["spec"]
             every = [*admitted.get("initContainers", []), *admitted["containers"]]
             assert all("cpu" in each["resources"]["limits"] for each in every), maker
