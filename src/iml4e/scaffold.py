@@ -114,16 +114,14 @@ def _render(copier: Any, template: str, made: Path, answers: dict[str, Any]) -> 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             copier.run_copy(place, made, data=answers, defaults=True, quiet=True, vcs_ref=commit or None)
+        path = made / ANSWERS
+        if not path.exists():  # copier copies all of a repository that is no template
+            raise Error("its last commit has no template of projects")
     except Exception as error:  # copier's, git's and YAML's errors, each in words of its own
         if fresh:
             shutil.rmtree(made, ignore_errors=True)
         reason = " ".join(str(getattr(error, "stderr", "") or error).split())[-300:]
         raise Error(f"the template {place} cannot be used: {reason}") from None
-    path = made / ANSWERS
-    if not path.exists():  # copier copies all of a repository that is no template
-        if fresh:
-            shutil.rmtree(made, ignore_errors=True)
-        raise Error(f"the repository {place} has no template of projects at its last commit")
     if published:  # colleagues and CI reach that address, and not this machine's clone
         text = path.read_text()
         path.write_text(re.sub(r"^_src_path: .*$", lambda _: f"_src_path: {published}", text, flags=re.MULTILINE))
