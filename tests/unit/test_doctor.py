@@ -240,18 +240,26 @@ def test_clock_of_this_machine(ahead: float, told: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("disk", "volume", "told"), [(0.5, 0.5, set()), (0.95, 0.5, {"node-disk"}), (0.5, 0.97, {"volume-full"})]
+    ("disk", "volume", "size", "told"),
+    [
+        (0.5, 0.5, 1000, set()),
+        (0.95, 0.5, 1000, {"node-disk"}),
+        (0.5, 0.97, 1000, {"volume-full"}),
+        (0.86, 0.97, 5000, set()),
+        (0.97, 0.97, 5000, {"node-disk"}),
+    ],
+    ids=["half", "disk", "volume", "folder of a disk", "folder of a full disk"],
 )
-def test_used_space(disk: float, volume: float, told: set[str]) -> None:
+def test_used_space(disk: float, volume: float, size: int, told: set[str]) -> None:
     one = pod("minio-0", phase="Running")
     one["spec"] |= {"nodeName": "one", "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}]}
     stats = {
         "pvcRef": {"name": "data", "namespace": "iml4e"},
-        "capacityBytes": 1000,
-        "availableBytes": 1000 * (1 - volume),
+        "capacityBytes": size,
+        "availableBytes": size * (1 - volume),
     }
     summary = {
-        "node": {"fs": {"usedBytes": 1000 * disk, "availableBytes": 1000 * (1 - disk)}},
+        "node": {"fs": {"capacityBytes": 5000, "usedBytes": 5000 * disk, "availableBytes": 5000 * (1 - disk)}},
         "pods": [{"volume": [stats]}],
     }
     known = state(Pod=[one])

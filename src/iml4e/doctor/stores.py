@@ -16,8 +16,8 @@ from iml4e.doctor.workloads import pods_of
 
 #: Seconds that a command in a pod may take.
 COMMAND = 11.0
-#: Used share of a volume that is told.
-FULL = 0.85
+#: Used share of a volume that is told; the alert on volumes has the same limit.
+FULL = 0.9
 #: Seconds by which a node's clock may differ.
 SKEW = 15
 
@@ -165,8 +165,12 @@ def execute(state: State, pod: str, container: str, command: list[str], line: st
 
 
 def volumes(state: State) -> Iterator[Finding]:
-    """Used space of volumes and of the nodes' disks, by the kubelet, or by `df` in the pod."""
-    used: dict[str, tuple[float, float]] = {}
+    """Used space of volumes and of the nodes' disks, by the kubelet, or by `df` in the pod.
+
+    A volume that is a folder of a node's disk is told with the node: a larger claim would not give it more space.
+    """
+    used: dict[str, tuple[float, float, float]] = {}
+    disks = set()
     nodes = {pod["spec"].get("nodeName") for pod in state.ours("Pod")} - {None}
     asked = {
         f"used space of volumes on node {node}": (lambda node=node: _summary(state, node)) for node in sorted(nodes)
@@ -175,6 +179,7 @@ def volumes(state: State) -> Iterator[Finding]:
         if not summary:
             continue
         node, disk = check.rpartition(" ")[2], summary["node"].get("fs") or {}
+        disks.add(disk.get("capacityBytes"))
         taken, free = disk.get("usedBytes", 0), disk.get("availableBytes", 1)
         if taken / max(1, taken + free) > DISK:
             text = f"its disk is {taken / (taken + free):.0%} full, {_size(free)} are free"
@@ -183,10 +188,8 @@ def volumes(state: State) -> Iterator[Finding]:
             for volume in pod.get("volume") or []:
                 claim = volume.get("pvcRef") or {}
                 if claim.get("namespace") == state.namespace and volume.get("capacityBytes"):
-                    used[claim["name"]] = (
-                        volume["capacityBytes"] - volume.get("availableBytes", 0),
-                        volume["capacityBytes"],
-                    )
+                    size = volume["capacityBytes"]
+                    used[claim["name"]] = (size - volume.get("availableBytes", 0), size, size)
     mine = {
         claim: (pod, volume)
         for pod in state.ours("Pod")
@@ -201,8 +204,8 @@ def volumes(state: State) -> Iterator[Finding]:
     for check, found in state.together(rest).items():
         if found:
             used[check.rpartition(" ")[2]] = found
-    for claim, (taken, whole) in sorted(used.items()):
-        if claim in mine and taken / max(1, whole) >= FULL:
+    for claim, (taken, whole, size) in sorted(used.items()):
+        if claim in mine and size not in disks and taken / max(1, whole) >= FULL:
             text = f"it is {taken / whole:.0%} full: {_size(whole - taken)} of {_size(whole)} are free"
             yield state.finding(
                 "volume-full", f"PersistentVolumeClaim {claim}", text, name=claim, larger=_size(whole * 2)
@@ -219,15 +222,16 @@ def _summary(state: State, node: str) -> Any:
     return state.cluster.request("GET", f"/api/v1/nodes/{node}/proxy/stats/summary")
 
 
-def _df(state: State, pod: Object, volume: str) -> tuple[float, float] | None:
-    """Used and whole space of a volume by `df`; None where the image lacks the program, or the volume is a folder of the node."""
+def _df(state: State, pod: Object, volume: str) -> tuple[float, float, float] | None:
+    """Used space of a volume by `df`, used and free space, and the file system's size; None where the image lacks the program."""
     for container in pod["spec"]["containers"]:
         for mount in container.get("volumeMounts") or []:
             if mount["name"] == volume:
                 said = execute(state, pod["metadata"]["name"], container["name"], ["df", "-Pk", mount["mountPath"]])
                 fields = said.strip().splitlines()[-1].split() if said.strip() else []
-                if len(fields) >= 6 and fields[2].isdigit() and fields[3].isdigit():
-                    return int(fields[2]) * 1024, (int(fields[2]) + int(fields[3])) * 1024
+                if len(fields) >= 6 and all(field.isdigit() for field in fields[1:4]):
+                    size, taken, free = (int(field) * 1024 for field in fields[1:4])
+                    return taken, taken + free, size
     return None
 
 
