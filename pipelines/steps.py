@@ -81,15 +81,15 @@ def evaluate(
     """
     import pandas as pd
 
-    from iml4e import registry
+    from iml4e import judge
 
     rows = pd.read_csv(held_out.path)
     truth = rows.pop("target")
-    result = registry.evaluate(model_uri, run_id, model_name, rows.astype(float), truth, floor)
-    gate, reason = result.pop("gate"), result.pop("reason")
-    for name, value in result.items():
+    gate = judge.Gate("accuracy", floor)
+    verdict = judge.judge(model_uri, run_id, model_name, rows.astype(float), truth, judge.classification, gate)
+    for name, value in verdict.metrics.items():
         metrics.log_metric(name, value)
-    return gate, reason, result["accuracy"], result["f1_macro"]
+    return verdict.gate, verdict.reason, verdict.metrics["accuracy"], verdict.metrics["f1_macro"]
 
 
 @step()

@@ -39,6 +39,16 @@ class Verdict:
     champion_metrics: dict[str, float]
 
 
+def classification(truth: Any, predicted: Any) -> dict[str, float]:
+    """Accuracy and macro-averaged F1, from 0 to 1."""
+    from sklearn.metrics import accuracy_score, f1_score
+
+    return {
+        "accuracy": accuracy_score(truth, predicted),
+        "f1_macro": f1_score(truth, predicted, average="macro", zero_division=0),
+    }
+
+
 def judge(
     model_uri: str,
     run_id: str,

@@ -238,42 +238,6 @@ def _trusted(model: Any, code: Sequence[str], requirements: Sequence[str]) -> li
     return found
 
 
-def evaluate(model_uri: str, run_id: str, name: str, rows: Any, truth: Any, floor: float) -> dict[str, Any]:
-    """Measure a model and the present champion on the same held-out rows, decide, and keep both in the model's run.
-
-    Args:
-        model_uri: MLflow address of the new model.
-        run_id: MLflow run that trained it.
-        name: registered model, whose champion is to be beaten.
-        rows: `pandas.DataFrame` that training never saw.
-        truth: the right answers.
-        floor: least accuracy, from 0 to 1.
-
-    Returns:
-        gate and reason as in `decide`; accuracy, f1_macro, held_out_rows, and champion_accuracy if there is a champion.
-    """
-    import mlflow
-    from sklearn.metrics import accuracy_score, classification_report, f1_score
-
-    present = champion(name)
-    predicted = mlflow.pyfunc.load_model(model_uri).predict(rows)
-    figures = {"accuracy": float(accuracy_score(truth, predicted)), "held_out_rows": len(rows)}
-    figures["f1_macro"] = float(f1_score(truth, predicted, average="macro"))
-    if present:
-        best = mlflow.pyfunc.load_model(present.uri).predict(rows)
-        figures["champion_accuracy"] = float(accuracy_score(truth, best))
-    version = present.version if present else ""
-    gate, reason = decide(figures["accuracy"], floor, figures.get("champion_accuracy"), version)
-    with mlflow.start_run(run_id=run_id):
-        mlflow.log_metrics(figures)
-        mlflow.log_param("floor", floor)
-        mlflow.set_tags({"gate": gate, "gate_reason": reason})
-        report = classification_report(truth, predicted, output_dict=True, zero_division=0.0)
-        mlflow.log_dict(report, "classification_report.json")
-    print(f"{gate}: {reason}")
-    return {"gate": gate, "reason": reason, **figures}
-
-
 def decide(
     value: float,
     limit: float,

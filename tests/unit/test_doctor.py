@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,25 @@ REPO = Path(__file__).resolve().parents[2]
 Object = dict[str, Any]
 
 
+#: The time of these tests: ages in parameters are written when the tests are collected, and the run may take minutes.
+NOW = datetime.now(UTC)
+
+
+class Stopped(datetime):
+    """The clock that ages are measured by."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> datetime:
+        return NOW
+
+
+@pytest.fixture(autouse=True)
+def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("iml4e.doctor.state.datetime", Stopped)
+
+
 def ago(seconds: float) -> str:
-    return (datetime.now(UTC) - timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return (NOW - timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def thing(name: str, /, labels: Object | None = None, age: float = 600, **fields: Any) -> Object:

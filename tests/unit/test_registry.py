@@ -13,7 +13,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-from iml4e import Error, registry
+from iml4e import Error, judge, registry
 
 ADDRESS, SHA256 = "s3://datasets/wine/wine.csv?versionId=v-1", "0123456789abcdef" * 4
 WINE = load_wine(as_frame=True).frame
@@ -26,7 +26,7 @@ def _store(tracking: mlflow.MlflowClient) -> None:
     pass
 
 
-def candidate(name: str, regularization: float, floor: float) -> tuple[dict[str, Any], registry.Version]:
+def candidate(name: str, regularization: float, floor: float) -> tuple[judge.Verdict, registry.Version]:
     """Fit, evaluate and register: the verdict, and the version."""
     training, held_out = WINE.iloc[::2], WINE.iloc[1::2]
     model = make_pipeline(StandardScaler(), LogisticRegression(C=regularization))
@@ -34,8 +34,9 @@ def candidate(name: str, regularization: float, floor: float) -> tuple[dict[str,
     how = {"table": training, "name": name, "address": ADDRESS, "sha256": SHA256, "params": {"C": regularization}}
     run_id, _, uri = registry.fit(model, features, training["target"], **how)
     rows = held_out.drop(columns="target")
-    verdict = registry.evaluate(uri, run_id, name, rows, held_out["target"], floor)
-    version = registry.register(uri, name, verdict["gate"], verdict["reason"], ADDRESS, run_id)
+    gate = judge.Gate("accuracy", floor)
+    verdict = judge.judge(uri, run_id, name, rows, held_out["target"], judge.classification, gate)
+    version = registry.register(uri, name, verdict.gate, verdict.reason, ADDRESS, run_id)
     return verdict, registry.resolve(f"{name}/{version}")
 
 
@@ -72,14 +73,14 @@ def test_from_training_to_the_champion(tracking: mlflow.MlflowClient) -> None:
     """First a model below the floor, then a good one, then a worse one, then as good a one."""
     name = "Wein: nein".replace(":", "")  # spaces are fine
     verdict, rejected = candidate(name, DEAR, floor=0.9)
-    assert (verdict["gate"], rejected.version, rejected.tags["status"]) == ("rejected", "1", "rejected")
-    assert "below the floor" in verdict["reason"]
+    assert (verdict.gate, rejected.version, rejected.tags["status"]) == ("rejected", "1", "rejected")
+    assert "below the floor" in verdict.reason
     assert registry.champion(name) is None
 
     verdict, good = candidate(name, 1.0, floor=0.9)
-    assert (verdict["gate"], good.tags["status"], good.tags["dataset"]) == ("passed", "candidate", ADDRESS)
-    assert "no champion yet" in verdict["reason"]
-    assert tracking.get_run(good.run_id).data.metrics["accuracy"] == verdict["accuracy"] >= 0.9
+    assert (verdict.gate, good.tags["status"], good.tags["dataset"]) == ("passed", "candidate", ADDRESS)
+    assert "no champion yet" in verdict.reason
+    assert tracking.get_run(good.run_id).data.metrics["accuracy"] == verdict.metrics["accuracy"] >= 0.9
     assert registry.champion(name) is None, "crowned before it was checked"
     registry.crown(name, good.version)
     champion = registry.champion(name)
@@ -88,13 +89,13 @@ def test_from_training_to_the_champion(tracking: mlflow.MlflowClient) -> None:
     assert tracking.get_model_version(name, good.version).current_stage == "Production"
 
     verdict, worse = candidate(name, DEAR, floor=0.1)
-    assert verdict["gate"] == "rejected"
-    assert re.search(r"below the champion's 0\.9\d+ \(version 2\)", verdict["reason"])
+    assert verdict.gate == "rejected"
+    assert re.search(r"below the champion's 0\.9\d+ \(version 2\)", verdict.reason)
     assert worse.tags["status"] == "rejected"
     assert registry.resolve(name) == champion
 
     verdict, later = candidate(name, 1.0, floor=0.9)
-    assert verdict["gate"] == "passed"
+    assert verdict.gate == "passed"
     registry.crown(name, later.version)
     registry.crown(name, later.version)  # twice changes nothing
     former = tracking.get_model_version(name, good.version)
