@@ -29,6 +29,10 @@ IDLE, COMPUTES = 20, 150
 #: Names of files that proxies in between may take for something else.
 FILES = ("with space.txt", "50%.txt", "a#b.txt", "q?.txt", "ünïcode.txt", "plus+and&.txt", "%2F.txt")
 QUIET = {"resources": {"requests": {"cpu": "10m"}}}
+#: Names that identity providers give: an address, dashes, the longest that the hub admits.
+PEOPLE = ("a.b+c@example.org", "anna-lena", "x" * 63)
+#: Bytes of a notebook full of pictures, and of a dataset that a user uploads.
+LARGE = 80 * 2**20
 
 
 def image() -> dict[str, str]:
@@ -166,12 +170,18 @@ class Person:
 
     def api(self, method: str, path: str, body: Any = None, user: str = "") -> tuple[int, Any]:
         """Ask the API of a user's server through the gateway, with one's own token."""
-        address = f"{self.url}/notebooks/user/{user or self.name}/api/{path}"
+        address = f"{self.url}/notebooks/user/{requests.utils.quote(user or self.name, safe='@~')}/api/{path}"
         answer = requests.request(
             method, address, json=body, headers={"Authorization": f"token {self.token}"}, timeout=30
         )
         told = answer.content and "json" in answer.headers.get("Content-Type", "")
         return answer.status_code, answer.json() if told else None
+
+    def hub(self, path: str = "") -> dict[str, Any]:
+        """How to ask the hub's API about oneself: arguments for `requests`."""
+        quoted = requests.utils.quote(self.name, safe="")
+        address = f"{self.url}/notebooks/hub/api/users/{quoted}/{path}".rstrip("/")
+        return {"url": address, "headers": {"Authorization": f"token {self.token}"}}
 
     def write(self, name: str, *cells: str) -> None:
         """Make a notebook."""
@@ -432,6 +442,51 @@ def test_what_the_documentation_says_works_in_a_notebook(alice: Person, there: C
     pictures = helm.REPO / "reports" / "notebooks"
     pictures.mkdir(parents=True, exist_ok=True)
     alice.page.screenshot(pictures / "notebook.png")
+
+
+def test_a_large_file_goes_through_the_gateway(alice: Person) -> None:
+    """Proxies cut bodies of some megabytes elsewhere (jupyterhub/configurable-http-proxy#311, zero-to-jupyterhub-k8s#346)."""
+    text = "0123456789abcdef" * (LARGE // 16)
+    status, _ = alice.api("PUT", "contents/large.txt", {"type": "file", "format": "text", "content": text})
+    assert status == 201
+    status, found = alice.api("GET", "contents/large.txt")
+    assert (status, found["content"] == text) == (200, True)
+    assert alice.api("DELETE", "contents/large.txt")[0] == 204
+
+
+@pytest.mark.parametrize("name", PEOPLE)
+def test_a_user_of_any_name_gets_a_server(url: str, password: str, there: Cluster, name: str) -> None:
+    """Names become labels and names of pods and volumes (jupyterhub/kubespawner#730, #324; zero-to-jupyterhub-k8s#571)."""
+    with person(url, name) as user:
+        user.enter(password)
+        user.start()
+        assert user.api("PUT", "contents/own.txt", {"type": "file", "format": "text", "content": name})[0] == 201
+        assert requests.delete(**user.hub("server"), timeout=30).status_code in (202, 204)
+        releases.wait_until("the end of the server", lambda: not user.running(), 60)
+
+
+def test_a_server_that_the_quota_refuses_says_so_and_the_hub_lives(url: str, password: str, there: Cluster) -> None:
+    """Elsewhere a hub ends itself after some failed starts (jupyterhub/jupyterhub#4414)."""
+    hub, started = hub_of(there), restarts(there)
+    there.apply(
+        {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "full"}, "spec": {"hard": {"pods": "1"}}}
+    )
+    try:
+        with person(url, "quentin") as user:
+            user.enter(password)
+            releases.wait_until(
+                "the quota", lambda: there.get("v1", "ResourceQuota", "full").get("status", {}).get("used"), 30
+            )
+            for _ in range(6):
+                requests.post(**user.hub("server"), timeout=60)
+                releases.wait_until("an end", lambda: not requests.get(**user.hub(), timeout=10).json()["pending"], 60)
+            user.page.open(f"{url}/notebooks/hub/spawn-pending/quentin")
+            user.until("the reason", "document.body.innerText.includes('exceeded quota')")
+            assert (hub_of(there), restarts(there)) == (hub, started)
+            there.delete("v1", "ResourceQuota", "full")
+            user.start()
+    finally:
+        there.delete("v1", "ResourceQuota", "full")
 
 
 def test_a_server_that_was_killed_resumes_with_its_files(alice: Person, there: Cluster) -> None:
