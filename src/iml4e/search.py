@@ -101,7 +101,7 @@ def work(
 
     def say(_: Any, trial: Any) -> None:
         figure = "pruned" if trial.value is None else f"{trial.value:.4g}"
-        print(f"trial {trial.number}: {figure} with {trial.params}", flush=True)
+        print(f"trial {trial.number}: {figure} with {dict(sorted(trial.params.items()))}", flush=True)
 
     left = max(trials - sum(each.state in (state.COMPLETE, state.PRUNED) for each in mine), 0)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import functools
 import hashlib
@@ -31,6 +32,17 @@ class Config(defaultdict):
         return self[name]
 
 
+class Refused:
+    """Stands in for the spawner: Kubernetes refuses each of its servers."""
+
+    answer: str | None = '{"kind": "Status", "message": "exceeded quota: full"}'
+
+    async def _start(self) -> None:
+        error = RuntimeError("(403) Reason: Forbidden")
+        error.body = self.answer  # type: ignore[attr-defined]
+        raise error
+
+
 @functools.cache
 def defaults() -> str:
     """What the chart writes by default."""
@@ -51,6 +63,7 @@ def configure(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> 
     (folder / "proxy").mkdir(exist_ok=True)
     # the client of Kubernetes' API is no package of this environment
     monkeypatch.setitem(sys.modules, "lazy", SimpleNamespace(install=lambda *names: None))
+    monkeypatch.setitem(sys.modules, "kubespawner", SimpleNamespace(KubeSpawner=Refused))
     c = Config()
     namespace: dict[str, Any] = {"get_config": lambda: c}
     exec(compile(CONFIG.read_text(), CONFIG, "exec"), namespace)
@@ -193,3 +206,23 @@ def test_a_lazy_package_imports_what_is_asked_of_it(tmp_path: Path, monkeypatch:
     finally:
         for name in [name for name in sys.modules if name.partition(".")[0] == "bulky"]:
             del sys.modules[name]
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (Refused.answer, "Kubernetes refuses the server: exceeded quota: full"),
+        ("<html>", None),
+        (None, None),
+        ('{"kind": "Status"}', None),
+    ],
+)
+def test_a_refused_server_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str | None, told: str | None
+) -> None:
+    c, _ = configure(tmp_path, monkeypatch)
+    server = c.JupyterHub.spawner_class()
+    server.answer = answer
+    with pytest.raises(RuntimeError, match="Forbidden") as raised:
+        asyncio.run(server._start())
+    assert getattr(raised.value, "jupyterhub_message", None) == told

@@ -30,7 +30,7 @@ IDLE, COMPUTES = 20, 150
 FILES = ("with space.txt", "50%.txt", "a#b.txt", "q?.txt", "ünïcode.txt", "plus+and&.txt", "%2F.txt")
 QUIET = {"resources": {"requests": {"cpu": "10m"}}}
 #: Names that identity providers give: an address, dashes, the longest that the hub admits.
-PEOPLE = ("a.b+c@example.org", "anna-lena", "x" * 63)
+PEOPLE = ("a.b_c@example.org", "anna-lena", "x" * 63)
 #: Bytes of a notebook full of pictures, and of a dataset that a user uploads.
 LARGE = 80 * 2**20
 
@@ -313,6 +313,13 @@ def test_nobody_gets_in_without_the_password(url: str, password: str) -> None:
         requests.get(f"{url}/notebooks/hub/api/users", headers={"Authorization": "token x"}, timeout=10).status_code
         == 403
     )
+
+
+def test_a_name_that_no_path_can_have_is_refused(url: str, password: str) -> None:
+    """A server at such a path would answer with a redirect loop."""
+    with person(url, "a+b") as user:
+        user.login(password)
+        user.until("a refusal", "document.body.innerText.includes('Invalid username or password')")
 
 
 def test_a_user_chooses_a_size(url: str, password: str) -> None:

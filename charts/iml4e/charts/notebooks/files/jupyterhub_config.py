@@ -4,6 +4,7 @@ Everything that a user's pod may be is here; the hub's Role says what the hub ma
 """
 
 import base64
+import contextlib
 import hashlib
 import json
 import os
@@ -24,6 +25,7 @@ LOGIN, SERVER, PROFILES = SETTINGS["login"], SETTINGS["server"], SETTINGS["profi
 
 # the spawner's client
 lazy.install("kubernetes_asyncio", "client", "client.models", "client.api")
+from kubespawner import KubeSpawner  # noqa: E402 - after its client is lazy
 
 c = get_config()  # noqa: F821 - a name that JupyterHub gives to this file
 
@@ -83,8 +85,8 @@ c.TraefikProxy.check_route_timeout = 60
 # Who may log in
 c.Authenticator.admin_users = set(LOGIN["admins"])
 c.Authenticator.allowed_users = set(LOGIN["users"])
-# a name becomes a path and a label
-c.Authenticator.username_pattern = r"[a-z0-9][a-z0-9._@+-]{0,62}$"
+# a name becomes a path and a label; no `+`, which browsers encode in paths and Traefik compares encoded
+c.Authenticator.username_pattern = r"[a-z0-9][a-z0-9._@-]{0,62}$"
 if LOGIN["mode"] == "password":
     c.JupyterHub.authenticator_class = "shared-password"
     c.Authenticator.allow_all = not LOGIN["users"]
@@ -109,8 +111,23 @@ else:
         c.GenericOAuthenticator.auth_state_groups_key = f"oauth_user.{OIDC['groupsClaim']}"
         c.GenericOAuthenticator.allowed_groups = set(OIDC["groups"])
 
+
+class Server(KubeSpawner):
+    """Servers whose page says why Kubernetes refused them: a quota, an admission policy."""
+
+    async def _start(self) -> Any:
+        try:
+            return await super()._start()
+        except Exception as error:
+            with contextlib.suppress(AttributeError, TypeError, ValueError, KeyError):  # no answer of Kubernetes
+                error.jupyterhub_message = f"Kubernetes refuses the server: {json.loads(error.body)['message']}"
+            raise
+
+
 # Users' servers: a pod and a volume each
-c.JupyterHub.spawner_class = "kubespawner.KubeSpawner"
+c.JupyterHub.spawner_class = Server
+# a failed start is the user's alone: the hub never ends itself
+c.KubeSpawner.consecutive_failure_limit = 0
 c.KubeSpawner.namespace = SETTINGS["namespace"]
 # `-notebook-`, not the prefix of the hub's own pod
 c.KubeSpawner.pod_name_template = f"{SETTINGS['release']}-notebook-{{user_server}}"
