@@ -174,8 +174,10 @@ class Person:
         answer = requests.request(
             method, address, json=body, headers={"Authorization": f"token {self.token}"}, timeout=30
         )
-        told = answer.content and "json" in answer.headers.get("Content-Type", "")
-        return answer.status_code, answer.json() if told else None
+        try:
+            return answer.status_code, answer.json()
+        except ValueError:  # no body, or the page of a hub that knows no such server
+            return answer.status_code, None
 
     def hub(self, path: str = "") -> dict[str, Any]:
         """How to ask the hub's API about oneself: arguments for `requests`."""
