@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +30,8 @@ TUTORIALS = [
 ]
 #: Models and endpoints that the tutorials make.
 NAMES = ("training-tumours", "training-compare", "training-sklearn", "training-lightgbm", "training-rule")
+#: Experiment of the searches.
+SEARCH = "training-search"
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -45,10 +48,14 @@ def prepared(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> tupl
 
 @pytest.fixture
 def clean(gateway: Gateway) -> Iterator[None]:
-    """Endpoints, models and the practice release are gone before and after."""
+    """Endpoints, models, the search and the practice release are gone before and after."""
 
     def remove() -> None:
         helm.helm("uninstall", "training", "--namespace", "training", "--wait", "--ignore-not-found", timeout=120)
+        # MLflow keeps the name of a deleted experiment
+        if found := gateway.mlflow.get_experiment_by_name(SEARCH):
+            gateway.mlflow.rename_experiment(found.experiment_id, f"{SEARCH}-{uuid.uuid4().hex[:8]}")
+            gateway.mlflow.delete_experiment(found.experiment_id)
         with contextlib.suppress(Error):
             for each in datasets.listing("training/"):
                 datasets.client().delete_object(Bucket=datasets.parse(each.address)[0], Key=each.key)
