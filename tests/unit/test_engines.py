@@ -73,6 +73,39 @@ def test_kfp_local_goes_through_the_gate() -> None:
     assert "executor" not in out.getvalue()
 
 
+@step()
+def items(begun: str) -> list:
+    """Items for a loop."""
+    return [f"{begun}-a", f"{begun}-b"]
+
+
+@step()
+def join(begun: str, item: str, number: int) -> str:
+    """Show what arrives."""
+    print(f"joined {begun} {item} {number}")
+    return item
+
+
+@dsl.pipeline(name="loops")
+def loops() -> None:
+    """Loops over constants and over an output, whose steps also read the output of an earlier step."""
+    begun = deploy(version="7")
+    with dsl.ParallelFor([1, 2]) as number:
+        join(begun=begun.output, item="one", number=number)
+    with dsl.ParallelFor(items(begun=begun.output).output) as item:
+        join(begun=begun.output, item=item, number=3)
+
+
+def test_steps_in_loops_read_outputs_of_earlier_steps() -> None:
+    out = io.StringIO()
+    local.run(loops, {}, out)
+    found = sorted(line.partition("joined ")[2] for line in out.getvalue().splitlines() if "joined" in line)
+    begun = "/models/7"
+    assert found == [
+        f"{begun} {begun}-a 3", f"{begun} {begun}-b 3", f"{begun} one 1", f"{begun} one 2",
+    ]  # fmt: skip
+
+
 def test_without_kubeflow_pipelines_a_run_is_local(monkeypatch: pytest.MonkeyPatch) -> None:
     """The release's MLflow is what the steps track to."""
     monkeypatch.setenv("S3_DATASETS_BUCKET", "datasets")  # the environment of a release

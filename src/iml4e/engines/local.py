@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import json
 import logging
 import os
@@ -135,6 +136,23 @@ def returned(outputs: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
+@functools.cache
+def _kfps_iteration() -> Any:
+    """The function of kfp.local that `_iteration` replaces."""
+    from kfp.local.orchestrator import task_spec_utils
+
+    return task_spec_utils.create_parameter_loop_iteration_task_spec
+
+
+def _iteration(task: Any, item: Any, name: str) -> Any:
+    """One iteration of dsl.ParallelFor: outputs of earlier steps stay themselves. kfp.local 2.17 hands the loop's item on in their place."""
+    found = _kfps_iteration()(task, item, name)
+    for key, source in task.inputs.parameters.items():
+        if source.HasField("task_output_parameter"):
+            found.inputs.parameters[key].CopyFrom(source)
+    return found
+
+
 def run(pipeline: Any, arguments: dict[str, Any], out: Any = sys.stdout) -> Steps:
     """Run a pipeline, or a single step, on this machine; an interrupt ends the step and the MLflow runs that the step opened.
 
@@ -144,12 +162,15 @@ def run(pipeline: Any, arguments: dict[str, Any], out: Any = sys.stdout) -> Step
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     from kfp import local
     from kfp.local import subprocess_task_handler
+    from kfp.local.orchestrator import task_spec_utils
 
     # these warnings are about images and memory limits, which kfp.local ignores: steps run in this environment
     warnings.filterwarnings("ignore", category=UserWarning, module="kfp")
     warnings.filterwarnings("ignore", message=".*non-Python base image")
     steps = LocalSteps(out)
     subprocess_task_handler.run_local_subprocess = steps.run
+    _kfps_iteration()
+    task_spec_utils.create_parameter_loop_iteration_task_spec = _iteration
     logging.disable(logging.INFO)  # kfp.local's own progress lines
     stdout = sys.stdout
     with tempfile.TemporaryDirectory(prefix="pipeline-") as folder, open(os.devnull, "w") as sys.stdout:
