@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -348,6 +349,9 @@ def build_all(with_programs: bool = False) -> None:
             lane.result()
     for image in images:
         _make(image)
+    if (left := Path(golang.environment()["GOCACHE"])).exists():
+        with console.step("remove the compiler's cache"):  # 9 GB; images and programs are kept by their content
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def load_all(socket: Path = CONTAINERD, marks: Path = STATE / "images", *, lean: bool = False) -> None:
