@@ -140,6 +140,11 @@ class Server:
 
 
 RACE = (400, {"error_code": "BAD_REQUEST", "message": "(pymysql.err.IntegrityError) (1062, \"Duplicate entry 'k-1'\")"})
+DEADLOCK = (
+    503,
+    {"error_code": "TEMPORARILY_UNAVAILABLE", "message": "(pymysql.err.OperationalError) (1213, 'Deadlock')"},
+)
+BUSY = (503, {"error_code": "TEMPORARILY_UNAVAILABLE", "message": "(pymysql.err.OperationalError) (1205, 'Lock wait')"})
 EXISTS = (
     400,
     {"error_code": "RESOURCE_ALREADY_EXISTS", "message": "Experiment … (pymysql.err.IntegrityError) (1062, …"},
@@ -154,8 +159,9 @@ def told(messages: list[dict[str, Any]]) -> tuple[int, Any]:
     return messages[0]["status"], json.loads(b"".join(message.get("body", b"") for message in messages))
 
 
-def test_a_key_that_another_added_is_tried_again_with_the_same_body() -> None:
-    server = Server(RACE, RACE, FINE)
+@pytest.mark.parametrize("race", [RACE, DEADLOCK], ids=["duplicate", "deadlock"])
+def test_what_another_writer_caused_is_tried_again_with_the_same_body(race: tuple[int, Any]) -> None:
+    server = Server(race, race, FINE)
     assert told(ask(app.Again(server), JSON, b'{"run_', b'id": 1}')) == FINE
     assert server.bodies == [b'{"run_id": 1}'] * 3
 
@@ -166,7 +172,7 @@ def test_what_does_not_go_away_is_told() -> None:
     assert server.answers == []
 
 
-@pytest.mark.parametrize("answer", [FINE, EXISTS, (503, RACE[1]), (400, {"error_code": "INVALID_PARAMETER_VALUE"})])
+@pytest.mark.parametrize("answer", [FINE, EXISTS, BUSY, (400, {"error_code": "INVALID_PARAMETER_VALUE"})])
 def test_other_answers_are_the_first_ones(answer: tuple[int, Any]) -> None:
     server = Server(answer)
     assert told(ask(app.Again(server), JSON, b"{}")) == answer

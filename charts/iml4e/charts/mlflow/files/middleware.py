@@ -30,10 +30,13 @@ LARGEST_PAGE = 1000
 """Results of an answer; MLflow itself allows 50,000 runs, and 200,000 model versions."""
 HISTORY_PAGE = 20_000
 """Points of a metric that are in memory."""
-DUPLICATE = b'{"error_code": "BAD_REQUEST", "message": "(pymysql.err.IntegrityError) (1062, '
-"""How an answer begins that is a duplicate key in the database's own words; 1062 is MySQL's number of it."""
-TRIES = 4
-"""Times that a request is tried after a duplicate key."""
+RACES = (
+    b'{"error_code": "BAD_REQUEST", "message": "(pymysql.err.IntegrityError) (1062, ',
+    b'{"error_code": "TEMPORARILY_UNAVAILABLE", "message": "(pymysql.err.OperationalError) (1213, ',
+)
+"""How answers begin that are a duplicate key or a deadlock, in the database's own words; 1062 and 1213 are MySQL's numbers of them."""
+TRIES = 6
+"""Times that a request is tried after a duplicate key or a deadlock."""
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -118,17 +121,18 @@ class SameOrigin:
 
 
 class Again:
-    """A request that the database refused for a key that another writer has just added is tried again.
+    """A request that the database refused for what another writer does just now is tried again.
 
     Two writers who add the same tag, parameter or dataset both see that it is missing. MLflow answers the second one with 400,
-    which no client repeats; at the second try the key is there.
+    which no client repeats; at the second try the key is there. Of two who add the same keys in another order, each may wait for
+    the other: the database rolls one of them back, and MLflow answers with 503.
     """
 
     def __init__(self, app: Any) -> None:
         self.app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer a request; only an answer of 400 is held back until it is whole."""
+        """Answer a request; only an answer of 400 or 503 is held back until it is whole."""
         headers = dict(scope.get("headers", ()))
         is_json = headers.get(b"content-type", b"").startswith(b"application/json")
         if scope["type"] != "http" or not is_json or not 0 < int(headers.get(b"content-length", 0)) <= 4 * SMALL_BODY:
@@ -139,14 +143,14 @@ class Again:
             held: list[dict[str, Any]] = []
 
             async def hold(message: dict[str, Any], held: list[dict[str, Any]] = held) -> None:
-                if held or message.get("status") == HTTPStatus.BAD_REQUEST:
+                if held or message.get("status") in (HTTPStatus.BAD_REQUEST, HTTPStatus.SERVICE_UNAVAILABLE):
                     held.append(message)
                 else:
                     await send(message)
 
             await self.app(dict(scope), replay(body, receive), hold)
             answer = b"".join(each.get("body", b"") for each in held)
-            if attempt == TRIES - 1 or not answer.startswith(DUPLICATE):
+            if attempt == TRIES - 1 or not answer.startswith(RACES):
                 break
         for message in held:
             await send(message)
