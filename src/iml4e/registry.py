@@ -2,7 +2,9 @@
 
 import contextlib
 import importlib.metadata
+import os
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
@@ -29,6 +31,8 @@ def client() -> Any:
     Raises:
         Error: the address of MLflow is not known.
     """
+    # a line for each file would fill the logs of steps
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import mlflow
 
     if not mlflow.is_tracking_uri_set():
@@ -188,8 +192,10 @@ def fit(
     import sklearn
 
     client()
-    # MLflow allows 36 characters for a digest; the whole one is a tag
-    dataset = mlflow.data.from_pandas(table, source=address, targets=target, name=name, digest=sha256[:36])
+    with warnings.catch_warnings():  # of two names of MLflow's for one kind of source, a file
+        warnings.filterwarnings("ignore", message="The specified dataset source can be interpreted in multiple ways")
+        # MLflow allows 36 characters for a digest; the whole one is a tag
+        dataset = mlflow.data.from_pandas(table, source=address, targets=target, name=name, digest=sha256[:36])
     mlflow.set_experiment(name)
     with mlflow.start_run() as run:
         mlflow.log_input(dataset, context="training")

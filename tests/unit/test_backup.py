@@ -296,6 +296,11 @@ def test_a_release_of_another_name_gets_its_own_names(monkeypatch: pytest.Monkey
     assert route["spec"]["parentRefs"] == [{"name": "shared", "namespace": "infra"}]
     assert route["spec"]["rules"][0]["matches"][0]["path"]["value"] == "/models/there/fraud"
     assert not {"owners", "uid", "manager"} & route.keys()
+    schedule = {"kind": "ScheduledWorkflow", "metadata": {"name": "nightly", "namespace": "ml"}}
+    made = backup.moved(
+        schedule | {"spec": {"serviceAccount": "iml4e-runner", "trigger": {"serviceAccount": {}}}}, MANIFEST
+    )
+    assert made["spec"] == {"serviceAccount": "second-runner", "trigger": {"serviceAccount": {}}}
     # a namespace of a team keeps its name
     team = backup.moved({**backup.stripped(ROUTE), "metadata": {"name": "fraud", "namespace": "team"}}, MANIFEST)
     assert team["metadata"]["namespace"] == "team"

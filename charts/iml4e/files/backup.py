@@ -1120,7 +1120,7 @@ def restore_last() -> None:
         uids[kind, metadata["namespace"], metadata["name"]] = answer["metadata"]["uid"]
         if kind == "ScheduledWorkflow":
             schedules[thing["uid"]] = answer["metadata"]["uid"]
-    rename_schedules(schedules)
+    rename_runs(schedules, manifest)
     for kind, count in skipped.items():
         say(f"WARNING: {count} {kind}s are left out: the cluster does not know this kind")
     say(
@@ -1134,7 +1134,7 @@ def moved(thing: Object, manifest: Object) -> Object:
     made = {name: value for name, value in thing.items() if name not in ("manager", "uid", "owners")}
     made = json.loads(json.dumps(made))
     old, new = manifest["namespace"], os.environ["NAMESPACE"]
-    accounts = (f"{manifest['release']}-models", f"{os.environ['RELEASE']}-models")
+    accounts = dict(accounts_of(manifest, part) for part in ("models", "runner"))
     here = made["metadata"]["namespace"] == old
     gateway, now = manifest["gateway"], json.loads(os.environ["GATEWAY"])
     for parent in made.get("spec", {}).get("parentRefs") or []:
@@ -1156,14 +1156,19 @@ def moved(thing: Object, manifest: Object) -> Object:
     return made
 
 
-def renamed_in(node: Any, old: str, new: str, accounts: tuple[str, str]) -> Any:
-    """Paths below /models/NAMESPACE/, and the account of models, as the target names them."""
+def accounts_of(manifest: Object, part: str) -> tuple[str, str]:
+    """Names of a service account in the release of the backup, and in this one."""
+    return f"{manifest['release']}-{part}", f"{os.environ['RELEASE']}-{part}"
+
+
+def renamed_in(node: Any, old: str, new: str, accounts: dict[str, str]) -> Any:
+    """Paths below /models/NAMESPACE/, and the accounts of models and of runs, as the target names them."""
     if isinstance(node, list):
         return [renamed_in(each, old, new, accounts) for each in node]
     if isinstance(node, dict):
         return {
-            name: accounts[1]
-            if name == "serviceAccountName" and value == accounts[0]
+            name: accounts[value]
+            if name in ("serviceAccountName", "serviceAccount") and isinstance(value, str) and value in accounts
             else renamed_in(value, old, new, accounts)
             for name, value in node.items()
         }
@@ -1172,25 +1177,29 @@ def renamed_in(node: Any, old: str, new: str, accounts: tuple[str, str]) -> Any:
     return node
 
 
-def rename_schedules(uids: dict[str, str]) -> None:
-    """Kubeflow Pipelines knows a recurring run by the uid of its ScheduledWorkflow, which is a new one now."""
+def rename_runs(uids: dict[str, str], manifest: Object) -> None:
+    """Name in Kubeflow Pipelines' database the new uid of each ScheduledWorkflow, and the namespace and service account of runs here."""
     columns = {
         "jobs": ("UUID",), "run_details": ("JobUUID",), "resource_references": ("ResourceUUID", "ReferenceUUID"),
     }  # fmt: skip
-    changed = {old: new for old, new in uids.items() if old != new}
+    changed = [(table, column, old, new) for old, new in uids.items() for table in columns for column in columns[table]]
+    place = {
+        "Namespace": (manifest["namespace"], os.environ["NAMESPACE"]),
+        "ServiceAccount": accounts_of(manifest, "runner"),
+    }
+    changed += [(table, column, *names) for table in ("jobs", "run_details") for column, names in place.items()]
+    changed = [each for each in changed if each[2] != each[3]]
     if not changed or "mlpipeline" not in os.environ["DATABASES"].split():
         return
     with contextlib.closing(database("mlpipeline")) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = DATABASE()")
         there = {(table, column) for table, column in cursor.fetchall()}
         connection.begin()
-        for old, new in changed.items():
-            for table, names in columns.items():
-                for column in names:
-                    if (table, column) in there:
-                        cursor.execute(f"UPDATE {table} SET {column} = %s WHERE {column} = %s", (new, old))
+        for table, column, old, new in changed:
+            if (table, column) in there:
+                cursor.execute(f"UPDATE {table} SET {column} = %s WHERE {column} = %s", (new, old))
         connection.commit()
-    say(f"{len(changed)} recurring runs have new ids")
+    say(f"{sum(old != new for old, new in uids.items())} recurring runs have new ids")
 
 
 # --- listing, metrics

@@ -1,5 +1,6 @@
 """Recurring runs after a restore: Kubeflow Pipelines knows each by the uid of an object of the cluster, which cannot be restored."""
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,8 @@ def test_recurring_runs_are_restored_and_obey(cluster: Cluster, values: dict[str
             )
             (schedule,) = new.cluster.list("kubeflow.org/v1beta1", "ScheduledWorkflow")
             assert schedule["metadata"]["uid"] == found.recurring_run_id != made.recurring_run_id
+            # its runs have the account of this release
+            assert OLD not in json.dumps(schedule["spec"])
             # what fails where only the database came back: "scheduledworkflows.kubeflow.org not found"
             there.disable_recurring_run(found.recurring_run_id)
             assert there.get_recurring_run(found.recurring_run_id).status == "DISABLED"
