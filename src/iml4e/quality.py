@@ -109,4 +109,4 @@ def report(path: str, address: str, rows: int, problems: list[dict[str, Any]], *
         datasets.client().put_object(Bucket=bucket, Key=key, Body=text.encode(), ContentType="application/json")
         place = f"s3://{bucket}/{key}"
     demand(problems, f"see {place}")
-    print(f"{rows} rows are fit for use; report: {place}")
+    print(f"{rows} rows are fit for use; see {place}")
