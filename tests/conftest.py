@@ -18,10 +18,12 @@ os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test's folder is its suite: e2e tests bear the marker, and those that disturb the release run last."""
+    """A test's folder is its suite: e2e tests bear the marker; those that disturb the release run last, long ones where asked for."""
     for item in items:
         if item.path.is_relative_to(HERE / "e2e"):
             item.add_marker("e2e")
+        if item.get_closest_marker("long") and not os.environ.get("IML4E_LONG"):
+            item.add_marker(pytest.mark.skip(reason="a long test: runs with IML4E_LONG=1"))
     items.sort(key=lambda item: item.get_closest_marker("disruptive") is not None)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,12 +18,11 @@ from support.platform import Gateway
 TRAINING = REPO / "docs" / "training"
 #: Tutorials that always run; the others take six minutes more, and show what other tests prove as well.
 ALWAYS = ("own-data", "data-that-lies")
-ASKED = os.environ.get("IML4E_TUTORIALS") == "all"
 TUTORIALS = [
     pytest.param(
         page,
         id=page.stem,
-        marks=pytest.mark.skipif(page.stem not in ALWAYS and not ASKED, reason="runs with IML4E_TUTORIALS=all"),
+        marks=() if page.stem in ALWAYS else pytest.mark.long,
     )
     for page in sorted(TRAINING.glob("tutorials/*.md"))
 ]
