@@ -172,7 +172,9 @@ def test_what_does_not_go_away_is_told() -> None:
     assert server.answers == []
 
 
-@pytest.mark.parametrize("answer", [FINE, EXISTS, BUSY, (400, {"error_code": "INVALID_PARAMETER_VALUE"})])
+@pytest.mark.parametrize(
+    "answer", [FINE, EXISTS, BUSY, (503, RACE[1]), (400, {"error_code": "INVALID_PARAMETER_VALUE"})]
+)
 def test_other_answers_are_the_first_ones(answer: tuple[int, Any]) -> None:
     server = Server(answer)
     assert told(ask(app.Again(server), JSON, b"{}")) == answer

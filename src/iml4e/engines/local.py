@@ -169,7 +169,7 @@ def run(pipeline: Any, arguments: dict[str, Any], out: Any = sys.stdout) -> Step
     warnings.filterwarnings("ignore", message=".*non-Python base image")
     steps = LocalSteps(out)
     subprocess_task_handler.run_local_subprocess = steps.run
-    _kfps_iteration()
+    _kfps_iteration()  # kept before it is replaced
     task_spec_utils.create_parameter_loop_iteration_task_spec = _iteration
     logging.disable(logging.INFO)  # kfp.local's own progress lines
     stdout = sys.stdout

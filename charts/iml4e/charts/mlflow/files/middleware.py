@@ -30,11 +30,11 @@ LARGEST_PAGE = 1000
 """Results of an answer; MLflow itself allows 50,000 runs, and 200,000 model versions."""
 HISTORY_PAGE = 20_000
 """Points of a metric that are in memory."""
-RACES = (
-    b'{"error_code": "BAD_REQUEST", "message": "(pymysql.err.IntegrityError) (1062, ',
-    b'{"error_code": "TEMPORARILY_UNAVAILABLE", "message": "(pymysql.err.OperationalError) (1213, ',
-)
-"""How answers begin that are a duplicate key or a deadlock, in the database's own words; 1062 and 1213 are MySQL's numbers of them."""
+RACES = {
+    HTTPStatus.BAD_REQUEST: b'{"error_code": "BAD_REQUEST", "message": "(pymysql.err.IntegrityError) (1062, ',
+    HTTPStatus.SERVICE_UNAVAILABLE: b'{"error_code": "TEMPORARILY_UNAVAILABLE", "message": "(pymysql.err.OperationalError) (1213, ',
+}
+"""By status, how answers begin that are a duplicate key or a deadlock, in the database's own words; 1062 and 1213 are MySQL's numbers of them."""
 TRIES = 6
 """Times that a request is tried after a duplicate key or a deadlock."""
 
@@ -143,14 +143,14 @@ class Again:
             held: list[dict[str, Any]] = []
 
             async def hold(message: dict[str, Any], held: list[dict[str, Any]] = held) -> None:
-                if held or message.get("status") in (HTTPStatus.BAD_REQUEST, HTTPStatus.SERVICE_UNAVAILABLE):
+                if held or message.get("status") in RACES:
                     held.append(message)
                 else:
                     await send(message)
 
             await self.app(dict(scope), replay(body, receive), hold)
             answer = b"".join(each.get("body", b"") for each in held)
-            if attempt == TRIES - 1 or not answer.startswith(RACES):
+            if attempt == TRIES - 1 or not held or not answer.startswith(RACES[held[0]["status"]]):
                 break
         for message in held:
             await send(message)
