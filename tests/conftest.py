@@ -27,14 +27,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("disruptive") is not None)
 
 
-class ByFolder(LoadScopeScheduling):
-    """A worker for each folder of tests, which runs its tests in order."""
+class TwoLanes(LoadScopeScheduling):
+    """One worker runs the tests of the folder e2e in order, the other those of its subfolders, which leave the release and its models alone."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return nodeid.split("::")[0].rpartition("/")[0]
+        folder = nodeid.split("::")[0].rpartition("/")[0]
+        return "e2e" if folder.endswith("/e2e") else "subfolders"
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFolder | None:
-    """`-n 2 --dist loadscope` on the cluster: tests of the release, and beside them those with a release of their own."""
-    return ByFolder(config, log) if config.getvalue("dist") == "loadscope" else None
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> TwoLanes | None:
+    """`-n 2 --dist loadscope` on the cluster: tests of the release, and beside them those with a release or models of their own."""
+    return TwoLanes(config, log) if config.getvalue("dist") == "loadscope" else None

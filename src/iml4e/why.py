@@ -66,7 +66,7 @@ def find(service: Object, pods: list[Object], events: list[Object], log: Log) ->
     refused += [each.get("message", "") for each in conditions if each.get("reason") == "FailedCreate"]
     if refused and not pods:
         return not_created(refused[-1])
-    return _kserve(service, events) or (_running(pods[-1], log) if pods else None)
+    return _kserve(service, pods, events) or (_running(pods[-1], log) if pods else None)
 
 
 def not_started(pod: Object, events: list[Object], log: Log) -> Reason | None:
@@ -210,7 +210,7 @@ def not_created(message: str) -> Reason:
     return Reason(f"its pod is refused: {message}", cure, REFUSED, kind)
 
 
-def _kserve(service: Object, events: list[Object]) -> Reason | None:
+def _kserve(service: Object, pods: list[Object], events: list[Object]) -> Reason | None:
     """An error of KServe itself."""
     name = service["metadata"]["name"]
     said = [
@@ -220,6 +220,13 @@ def _kserve(service: Object, events: list[Object]) -> Reason | None:
         if condition["status"] == "False" and condition.get("reason") == "ReconcileFailed":
             said.append(condition.get("message", ""))
     said = [message for message in said if "the object has been modified" not in message]
+    status = service.get("status", {}).get("modelStatus", {})
+    if not said and not pods and status.get("transitionStatus") == "InvalidSpec":
+        # an object that had 25 events gets one in five minutes: defaultSpamBurst in client-go, tools/record
+        failure = status.get("lastFailureInfo", {})
+        runtime = service.get("spec", {}).get("predictor", {}).get("model", {}).get("runtime", "")
+        about = f" (ServingRuntime {runtime})" if runtime else ""
+        said = [f"{failure.get('reason', 'InvalidSpec')}: {failure.get('message', '')}{about}"]
     if not said:
         return None
     invalid = rf'^.*Deployment.apps "{name}-predictor" is invalid: (spec\.template\.spec\.)?'
@@ -229,7 +236,7 @@ def _kserve(service: Object, events: list[Object]) -> Reason | None:
         cure = f"deploy it with --{limit[1]}-limit as well"
     elif "no more than 63 characters" in message:
         cure = "choose a shorter --name"
-    elif "ServingRuntime" in message:
+    elif "runtime" in message.lower():
         cure = "check --runtime"
     return Reason(f"KServe cannot serve it: {message}", cure, KSERVE, "model-kserve")
 

@@ -1,4 +1,4 @@
-"""The CI/CD component: what its jobs promise, without GitLab. tests/e2e/test_gitlab.py runs them."""
+"""The CI/CD component: what its jobs promise, without GitLab. tests/e2e/projects/test_gitlab.py runs them."""
 
 from __future__ import annotations
 

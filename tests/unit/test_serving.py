@@ -62,6 +62,15 @@ def test_reason_is_found(case: str) -> None:
     assert "preemption" not in reason.text
 
 
+@pytest.mark.parametrize("case", ["runtime", "reqlimit"])
+def test_an_error_of_kserve_is_found_without_its_event(case: str) -> None:
+    """Kubernetes drops further events of an object that had many."""
+    reason = find({**RECORDED[case], "events": []})
+    assert reason
+    assert reason.patience == why.KSERVE
+    assert reason.cure
+
+
 def test_every_recorded_case_is_tested() -> None:
     assert set(REASONS) == set(RECORDED) - {"good"}
 
