@@ -225,6 +225,30 @@ def test_a_migration_that_fails_leaves_the_old_version_serving(there: Cluster, t
     }
 
 
+def test_an_mlflow_that_is_older_than_the_schema_says_so(there: Cluster, tmp_path: Path) -> None:
+    def sql(statement: str) -> str:
+        return there.exec(f"{NAME}-mariadb-0", "mariadb", "-N", "-e", statement, container="mariadb").strip()
+
+    chart = upgrades.copied(tmp_path, "9.9.6")
+    with (chart / "charts" / "mlflow" / "files" / "migrate.py").open("a") as file:
+        file.write("# another file: the pods are replaced\n")
+    good = upgrades.history(NAME)[-1]["revision"]
+    former = sql("SELECT version_num FROM mlflow.alembic_version")
+    assert former
+    try:
+        sql("UPDATE mlflow.alembic_version SET version_num = 'c0ffee000000'")
+        code, report, _ = upgrades.upgrade(NAME, chart, "--timeout", "45")
+    finally:
+        sql(f"UPDATE mlflow.alembic_version SET version_num = '{former}'")
+        helm.helm("rollback", NAME, str(good), "--namespace", NAME, "--wait", "--timeout", "120s", timeout=150)
+    assert code == 1
+    (reason,) = [each for each in report["reasons"] if MLFLOW in each]
+    assert "the database has the schema of a newer MLflow" in reason
+    assert "c0ffee000000" in reason
+    (asked,) = [each for each in report["endpoints"] if each["name"] == "MLflow"]
+    assert asked["failed"] == 0
+
+
 def test_an_upgrade_that_was_killed_is_told_and_undone(there: Cluster) -> None:
     good = upgrades.history(NAME)[-1]["revision"]
     program = os.environ.get("HELM") or shutil.which("helm") or "helm"

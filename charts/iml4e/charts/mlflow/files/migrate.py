@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import time
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -52,14 +53,14 @@ def connect(uri: str) -> Connection:
         time.sleep(1)
 
 
-def newest() -> set[str]:
-    """Revision of the schema that no other follows, from MLflow's files: to import MLflow takes ten seconds."""
+def revisions() -> tuple[set[str], set[str]]:
+    """Revisions of the schema that this MLflow knows, and the one that no other follows, from its files: to import MLflow takes ten seconds."""
     package = find_spec("mlflow")
     folder = Path(package.origin).parent / "store/db_migrations/versions" if package and package.origin else Path()
     lines = "\n".join(file.read_text() for file in folder.glob("*.py"))
-    revisions = set(re.findall(r"^revision\b[^\"']*[\"'](\w+)", lines, re.MULTILINE))
+    known = set(re.findall(r"^revision\b[^\"']*[\"'](\w+)", lines, re.MULTILINE))
     followed = re.findall(r"^down_revision\b.*", lines, re.MULTILINE)
-    return revisions - set(re.findall(r"[\"'](\w+)", "\n".join(followed)))
+    return known, known - set(re.findall(r"[\"'](\w+)", "\n".join(followed)))
 
 
 def warn_of_collation(connection: Connection) -> None:
@@ -89,9 +90,16 @@ def migrate(connection: Connection, uri: str) -> int:
         tables = []
     if "alembic_version" in tables:
         version = set(connection.execute(text("SELECT version_num FROM alembic_version")).scalars())
-        if version and version == newest():
+        known, newest = revisions()
+        if version and version == newest:
             say("the schema is the newest")
             return 0
+        if known and version - known:
+            sys.exit(
+                f"migrate: the database has the schema of a newer MLflow: MLflow {metadata.version('mlflow')} does not know its "
+                f"revision {', '.join(sorted(version - known))}. Upgrade to the chart that was there before, or restore a backup "
+                "that this version wrote (docs/operations.md, Roll back)."
+            )
     if not tables:
         connection.execute(text(f"CREATE TABLE {UNFINISHED} (nothing INT)"))
     say("migrating")
