@@ -184,6 +184,7 @@ class Lab:
         /,
         annotations: Object | None = None,
         account: str = "",
+        version: str = "1",
         **fields: Any,
     ) -> Object:
         """A model as `iml4e deploy` makes one."""
@@ -192,7 +193,7 @@ class Lab:
             "minReplicas": 1, "maxReplicas": 1,
             "model": {"modelFormat": {"name": "mlflow"}, "runtime": "mlflow", "storageUri": uri, **fields},
         }  # fmt: skip
-        return self.endpoint(name, "1", predictor, annotations)
+        return self.endpoint(name, version, predictor, annotations)
 
     def plain(self, name: str, version: str, **fields: Any) -> Object:
         """A model whose server is any program."""
@@ -289,16 +290,27 @@ def _cron(lab: Lab, name: str, **fields: Any) -> Object:
     )
 
 
-def _newer(lab: Lab) -> None:
-    """Deploy a version whose image is not there, over one that serves."""
+def _serves(lab: Lab, name: str) -> None:
+    """Wait until a model serves."""
     ready = lambda: any(  # noqa: E731
         each["type"] == "Ready" and each["status"] == "True"
-        for each in (lab.cluster.get("serving.kserve.io/v1beta1", "InferenceService", "old") or {})
+        for each in (lab.cluster.get("serving.kserve.io/v1beta1", "InferenceService", name) or {})
         .get("status", {})
         .get("conditions", [])
     )
-    lab.cluster.wait("the first version to serve", ready, 90)
+    lab.cluster.wait(f"the first version of {name} to serve", ready, 90)
+
+
+def _newer(lab: Lab) -> None:
+    """Deploy a version whose image is not there, over one that serves."""
+    _serves(lab, "old")
     lab.cluster.apply(lab.plain("old", "2", image=f"{lab.image}-none"))
+
+
+def _refused(lab: Lab) -> None:
+    """Deploy a version whose runtime is not there, over one that serves."""
+    _serves(lab, "refused")
+    lab.cluster.apply(lab.model("refused", version="2", runtime="no-such-runtime"))
 
 
 def _delete(version: str, kind: str, name: str) -> Callable[[Lab], None]:
@@ -551,6 +563,7 @@ TOGETHER = [
     Case("model-kserve", "Model runtime", ("no-such-runtime",), lambda lab: [lab.model("runtime", runtime="no-such-runtime")], needs=KSERVE),
     Case("model-unseen", "Model unseen", ("no KServe controller has taken it",), lambda lab: [lab.model("unseen", annotations={"serving.kserve.io/deploymentMode": "ModelMesh"})], needs=KSERVE),
     Case("model-old", "Model old", ("version 1 goes on, version 2 does not start", "cannot be pulled"), lambda lab: [lab.plain("old", "1")], _newer, needs=KSERVE),
+    Case("model-old", "Model refused", ("version 1 goes on, version 2 does not start", "no-such-runtime"), lambda lab: [lab.plain("refused", "1")], _refused, needs=KSERVE),
     Case("run-waits", "Run run-x7k2p", ("it waits", "Insufficient nvidia.com/gpu"), lambda lab: [_waiting_run(lab)]),
     Case("run-unseen", "Run unseen", ("no controller has taken it",), lambda lab: [_workflow(lab)], needs=ARGO),
 ]  # fmt: skip

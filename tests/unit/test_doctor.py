@@ -417,6 +417,24 @@ def test_a_pod_that_goes_on_ending() -> None:
     assert not faults(workloads.check(state(Pod=[pod("ends", metadata={"deletionTimestamp": ago(5)})])))
 
 
+def test_a_spec_that_kserve_refuses_is_told_although_the_pods_of_before_serve() -> None:
+    refused = {
+        "transitionStatus": "InvalidSpec",
+        "lastFailureInfo": {"reason": "RuntimeNotRecognized", "message": "Waiting for runtime to become available"},
+    }
+    status = {"conditions": [{"type": "Ready", "status": "True"}], "modelStatus": refused}
+    service = thing("fraud", spec={"predictor": {"model": {"runtime": "no-such"}}}, status=status)
+    service["metadata"]["annotations"] = {"iml4e.org/model": "fraud", "iml4e.org/model-version": "2"}
+    one = pod("fraud-predictor-1")
+    one["status"]["conditions"] = [{"type": "Ready", "status": "True"}]
+    one["metadata"]["labels"]["serving.kserve.io/inferenceservice"] = "fraud"
+    one["metadata"]["annotations"] = {"iml4e.org/model-version": "1"}
+    [found] = models.check(state(InferenceService=[service], Pod=[one]))
+    assert found.fault == "model-old"
+    assert "version 1 goes on, version 2 does not start" in found.problem
+    assert "no-such" in found.problem
+
+
 def test_a_model_that_packages_cannot_be_installed_for() -> None:
     service = thing("fraud", spec={}, status={"conditions": [{"type": "Ready", "status": "False"}]})
     service["metadata"]["annotations"] = {"iml4e.org/model": "fraud", "iml4e.org/model-version": "3"}

@@ -440,7 +440,7 @@ GROUPS: dict[str, dict[str, Fault]] = {
         ),
         "model-old": Fault(
             "A new version is deployed, the former one answers",
-            "the pods of the new version do not start",
+            "the pods of the new version do not start, or KServe refuses its InferenceService",
             "iml4e rollback {name}, or correct what hinders the new version",
         ),
         "model-unseen": Fault(

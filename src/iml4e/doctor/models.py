@@ -47,18 +47,22 @@ def _model(state: State, service: Object) -> Iterator[Finding]:
     pods, newest = _pods(state, name)
     lacking = [pod for pod in newest if not is_ready(pod)]
     ready = is_true(service, "Ready")
-    if not ready or lacking or not newest:
+    # KServe leaves the pods of the former spec, and `Ready`, as they are
+    refused = service.get("status", {}).get("modelStatus", {}).get("transitionStatus") == "InvalidSpec"
+    if not ready or lacking or not newest or refused:
         sets = [
             each["metadata"]["name"]
             for each in state.of("ReplicaSet")
             if each["metadata"]["name"].startswith(f"{name}-predictor-")
         ]
         events = state.warnings(name, *sets, *(pod["metadata"]["name"] for pod in newest))
-        reason = why.find(service, lacking, events, state.log) if lacking or not ready or not newest else None
-        serving = [pod for pod in pods if pod not in newest and is_ready(pod)]
+        reason = why.find(service, lacking, events, state.log)
+        serving = [pod for pod in pods if is_ready(pod) and (refused or pod not in newest)]
         if reason and serving:
             old = {annotations_of(pod).get(VERSION, "") for pod in serving} - {""}
-            text = f"version {' and '.join(sorted(old)) or '(unknown)'} goes on, version {annotations.get(VERSION, '(unknown)')} does not start: {reason.text}"
+            new = annotations.get(VERSION, "(unknown)")
+            change = "its changed InferenceService" if old == {new} else f"version {new}"
+            text = f"version {' and '.join(sorted(old)) or '(unknown)'} goes on, {change} does not start: {reason.text}"
             yield state.finding("model-old", about, text, name=name)
         elif reason:
             yield _finding(state, about, service, lacking, reason)
