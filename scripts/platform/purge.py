@@ -43,6 +43,7 @@ PASSING = ("events", "events.events.k8s.io", "pods.metrics.k8s.io", "endpoints")
 ANY_STATUS = ("--deployed", "--failed", "--pending", "--uninstalling")
 #: Seconds between the CRDs and the release of one installation.
 TOGETHER = 900
+#: Seconds for controllers to remove finalizers.
 PATIENCE = 180
 
 
@@ -69,6 +70,7 @@ class Purge:
     def __init__(self, release: str, namespace: str, *, everywhere: bool) -> None:
         self.release, self.namespace, self.everywhere = release, namespace, everywhere
         self.label = f"app.kubernetes.io/instance={release}"
+        self.patience = PATIENCE
         found = subprocess.run(
             ["helm", "status", release, "-n", namespace, "-o", "json"], capture_output=True, text=True, check=False
         )
@@ -127,6 +129,28 @@ class Purge:
             == (self.release, self.namespace)
         ]
 
+    def unanswered(self) -> list[Object]:
+        """Webhooks of this release whose Services have no ready pod: they refuse every change of a model, the removal of finalizers too."""
+        found = []
+        for thing in (thing for kind in CLUSTER_WIDE if "webhook" in kind for thing in items(kind, "-l", self.label)):
+            services = {
+                (service["namespace"], service["name"])
+                for hook in thing.get("webhooks") or []
+                if (service := hook["clientConfig"].get("service"))
+            }
+            if not any(namespace == self.namespace for namespace, _ in services):
+                continue
+            slices = [
+                each
+                for namespace, name in services
+                for each in items("endpointslices", "-n", namespace, "-l", f"kubernetes.io/service-name={name}")
+            ]
+            if not any(
+                end.get("conditions", {}).get("ready") for each in slices for end in each.get("endpoints") or []
+            ):
+                found.append(thing)
+        return found
+
     def plan(self) -> list[str]:
         """Lines that say what goes."""
         lines = [f"models, routes and runs: {', '.join(map(name_of, made))}" for made in [self.made()] if made]
@@ -145,6 +169,10 @@ class Purge:
     def run(self) -> None:
         """Remove all, in the order in which controllers can help."""
         begun = self.begun()
+        if hooks := self.unanswered():
+            with console.step("delete webhooks that no pod answers"):
+                self.delete(hooks)
+            self.patience = 10  # the controller that removes finalizers is the same program
         with console.step("delete models, routes and runs"):
             self.delete(self.made() + (self.elsewhere() if self.everywhere else []))
         if self.status:
@@ -162,15 +190,21 @@ class Purge:
         """Delete objects and wait for their end; a finalizer whose controller is gone is taken off."""
         for thing in things:
             self.one("delete", thing, "--wait=false", "--ignore-not-found")
-        end = time.monotonic() + PATIENCE
+        start, freed = time.monotonic(), False
         while left := [thing for thing in things if self.there(thing)]:
-            if time.monotonic() > end:
+            if not freed and time.monotonic() > start + self.patience:
+                freed = True
                 for thing in left:
                     console.say(
                         f"{name_of(thing)} waits for a controller that does not answer: its finalizers are removed"
                     )
-                    self.one("patch", thing, "--type=merge", "-p", '{"metadata":{"finalizers":null}}', fail=False)
-                end += PATIENCE
+                    if self.there(thing):
+                        self.one("patch", thing, "--type=merge", "-p", '{"metadata":{"finalizers":null}}')
+            if time.monotonic() > start + self.patience + PATIENCE:
+                raise console.Failure(
+                    f"{', '.join(map(name_of, left))} stay although they are deleted.",
+                    "Look at their finalizers and events, then run the command again: it goes on.",
+                )
             time.sleep(1)
 
     def one(self, verb: str, thing: Object, *words: str, fail: bool = True) -> str:
@@ -204,7 +238,7 @@ class Purge:
         with console.step(f"delete namespace {self.namespace}"):
             # a namespace with pods stays for half of their termination grace period, which is minutes
             kubectl("delete", "pods", "--all", "-n", self.namespace, "--grace-period=1", "--timeout=60s", fail=False)
-            kubectl("delete", "namespace", self.namespace, "--timeout=3m")
+            kubectl("delete", "namespace", self.namespace, "--ignore-not-found", "--timeout=3m")
 
     def begun(self) -> float:
         """When this installation began: 0 where nobody knows."""

@@ -150,7 +150,13 @@ def install(own: bool) -> None:
         :16
     ]
     found = subprocess.run(["kubectl", "get", "namespace", NAMESPACE, "-o", "json"], capture_output=True, text=True)
-    known = json.loads(found.stdout)["metadata"].get("annotations", {}) if found.returncode == 0 else {}
+    metadata = json.loads(found.stdout)["metadata"] if found.returncode == 0 else {}
+    if "deletionTimestamp" in metadata:
+        raise console.Failure(
+            f"Namespace {NAMESPACE} is being deleted, so nothing can be made in it.",
+            "Run `make purge`, which removes what holds the namespace, then run `make up` again.",
+        )
+    known = metadata.get("annotations", {})
     if known.get("iml4e/crds") != digest:
         with console.step("apply the chart's CRDs"):
             _apply_crds("\n---\n".join(path.read_text() for crd in crds for path in sorted(crd.iterdir())))

@@ -191,6 +191,19 @@ def test_a_report_about_nothing_is_an_error() -> None:
         blind._refuse_nothing()
 
 
+def test_a_namespace_that_is_being_deleted_is_told_and_nothing_else_is_needed() -> None:
+    going = state()
+    held = "Some content in the namespace has finalizers remaining: inferenceservice.finalizers in 2 resource instances"
+    told = [{"type": "NamespaceFinalizersRemaining", "status": "True", "message": held}]
+    going.space = {"metadata": {"deletionTimestamp": ago(100)}, "status": {"conditions": told}}
+    going._refuse_nothing()
+    [found] = foundations.namespace(going)
+    assert found.fault == "namespace-deleted"
+    assert held in found.problem
+    assert "scripts/purge --release iml4e --namespace iml4e" in found.cure
+    assert not list(foundations.namespace(state()))
+
+
 @pytest.mark.parametrize("kind", ["InferenceService", "HTTPRoute"])
 def test_a_kind_that_the_cluster_does_not_know(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MODEL_NAMESPACE", "iml4e")

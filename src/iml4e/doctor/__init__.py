@@ -19,6 +19,7 @@ from iml4e.doctor.state import State
 Check = Callable[[State], Iterator[Finding]]
 #: In the order of the report: causes before their consequences.
 CHECKS: dict[str, Check] = {
+    "namespace": foundations.namespace,
     "nodes": foundations.nodes,
     "DNS of the cluster": foundations.dns,
     "clock": foundations.clock,

@@ -60,6 +60,11 @@ GROUPS: dict[str, dict[str, Fault]] = {
             "the node's disk is almost full; volumes that are folders of the node fill with it",
             "kubectl describe node {name}; then delete files or images on that node, or give it a larger disk",
         ),
+        "namespace-deleted": Fault(
+            "`kubectl delete namespace` does not end; `unable to create new content in namespace … because it is being terminated`",
+            "finalizers wait for a controller that ended with the namespace, and its webhooks refuse every change",
+            "scripts/purge --release {release} --namespace {namespace}; the data went with the namespace",
+        ),
         "dns": Fault(
             "Names such as `iml4e-minio.iml4e.svc` are unknown to all pods",
             "the cluster's DNS has no ready pod",

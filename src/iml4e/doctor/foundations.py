@@ -42,6 +42,20 @@ def nodes(state: State) -> Iterator[Finding]:
             yield state.finding("node-cordoned", about, "it is cordoned: it takes no new pods", name=name)
 
 
+def namespace(state: State) -> Iterator[Finding]:
+    """A namespace that somebody deletes: all else that is wrong follows from that."""
+    space = state.space
+    if not (since := space["metadata"].get("deletionTimestamp")):
+        return
+    said = [
+        each["message"]
+        for each in space.get("status", {}).get("conditions") or []
+        if each["status"] == "True" and each["type"].startswith("Namespace")
+    ]
+    text = f"it is being deleted since {age(since):.0f} s{': ' if said else ''}{'; '.join(said)}"
+    yield state.finding("namespace-deleted", f"Namespace {state.namespace}", text)
+
+
 def dns(state: State) -> Iterator[Finding]:
     """The cluster's DNS."""
     query = {"labelSelector": "k8s-app=kube-dns"}

@@ -62,6 +62,8 @@ class State:
         """What could not be checked, and why."""
         self.absent: set[str] = set()
         """Kinds that the API server does not know."""
+        self.space: Object = {"metadata": {}}
+        """The namespace, as far as this account may read it."""
 
     @classmethod
     def read(cls, release: str, namespace: str) -> "State":
@@ -89,6 +91,8 @@ class State:
         kinds = ("Deployment", "StatefulSet", "Pod", "Service", "Secret")
         parts = [each for kind in kinds for each in self.of(kind) if self._is_part(each)]
         if not parts and not any(f"{kind}s" in self.unchecked for kind in kinds[:4]):
+            if "deletionTimestamp" in self.space["metadata"]:
+                return  # which is told
             key = "app.kubernetes.io/instance"
             others = {(each["metadata"].get("labels") or {}).get(key) for each in self.of("Deployment")} - {None}
             there = f"there is {names(sorted(others))}" if others else "the namespace has no release"
@@ -100,7 +104,7 @@ class State:
         """Find out whether the API server answers at all."""
         host = self.cluster.api.configuration.host
         try:
-            self.cluster.request("GET", f"/api/v1/namespaces/{self.namespace}")
+            self.space = self.cluster.request("GET", f"/api/v1/namespaces/{self.namespace}")
         except AwayError as error:
             raise Error(f"{error}; check KUBECONFIG, VPN and `kubectl version`") from None
         except RefusedError as error:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from support import helm, releases
+from support import helm, releases, upgrades
 from support.k8s import Cluster
 
 pytestmark = pytest.mark.timeout(600)
@@ -135,3 +135,40 @@ def test_a_namespace_with_objects_of_others_stays(there: Cluster) -> None:
         "serviceaccount/default",
         f"namespace/{NAME}",
     }
+
+
+def test_a_namespace_that_was_deleted_by_hand_is_freed(there: Cluster) -> None:
+    """A webhook whose pod went with the namespace lets nobody remove the finalizer of a model."""
+    there.apply(MODEL)
+    releases.wait_until(
+        "KServe to hold the model",
+        lambda: "finalizer" in kubectl("get", "inferenceservice", "stays", "-n", NAME, "-o", "jsonpath={.metadata.finalizers}"),
+        60,
+    )  # fmt: skip
+    there.apply({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration",
+        "metadata": {
+            "name": f"{NAME}-kserve", "labels": {"app.kubernetes.io/instance": NAME},
+            "annotations": {"meta.helm.sh/release-name": NAME, "meta.helm.sh/release-namespace": NAME},
+        },
+        "webhooks": [{
+            "name": "validator.removed.iml4e.org", "failurePolicy": "Fail", "sideEffects": "None", "admissionReviewVersions": ["v1"],
+            "clientConfig": {"service": {"namespace": NAME, "name": f"{NAME}-kserve-webhook"}},
+            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": NAME}},
+            "rules": [{"apiGroups": ["serving.kserve.io"], "apiVersions": ["*"], "operations": ["UPDATE"], "resources": ["inferenceservices"]}],
+        }],
+    })  # fmt: skip
+    # the deletion of a namespace waits for half of the grace period of each pod
+    kubectl("delete", "deployments,statefulsets", "--all", "-n", NAME, "--wait=false")
+    kubectl("delete", "pods", "--all", "-n", NAME, "--grace-period=1")
+    kubectl("delete", "namespace", NAME, "--wait=false")
+    releases.wait_until(
+        "the namespace to be held", lambda: "finalizers remaining" in kubectl("get", "namespace", NAME, "-o", "json"), 120
+    )  # fmt: skip
+    code, told, _ = upgrades.command(NAME, "doctor")
+    assert code == 1
+    assert told.startswith(f"Namespace {NAME}: it is being deleted since")
+    assert "finalizers remaining: inferenceservice.finalizers" in told.splitlines()[0]
+    done = purge("--yes", NAME)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert objects() == set()
