@@ -77,7 +77,9 @@ def helm(*arguments: str | Path, timeout: float = 120) -> str:
     """Run helm and return what it printed; a failure becomes a HelmError with helm's own words."""
     binary = os.environ.get("HELM") or shutil.which("helm")
     if not binary:
-        raise HelmError("No helm found: run this through make, or set HELM to its path.")
+        raise HelmError(
+            "No helm found: install Helm, set HELM to its path, or run `make up` on a bare machine, which brings one."
+        )
     if os.environ.get("IML4E_RECORD"):
         _record(list(map(str, arguments)))
     # a render of a second needs no garbage collection, which takes a fifth of it

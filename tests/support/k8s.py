@@ -232,7 +232,9 @@ class Cluster:
         """Forward a free port of 127.0.0.1 to a port of a pod or Service; yields the local one."""
         kubectl = os.environ.get("KUBECTL") or shutil.which("kubectl")
         if not kubectl:
-            raise NoClusterError("No kubectl found: run this through make, or set KUBECTL to its path.")
+            raise NoClusterError(
+                "No kubectl found: install kubectl, set KUBECTL to its path, or run `make up` on a bare machine, which brings one."
+            )
         command = [
             kubectl, "--kubeconfig", str(self.config), "--namespace", self.namespace,
             "port-forward", "--address", "127.0.0.1", target, f":{port}",

@@ -50,7 +50,9 @@ def copied(folder: Path, number: str) -> Path:
 def kubectl(there: Cluster, *words: str, stdin: str = "") -> str:
     """Run kubectl in the namespace, and return what it prints."""
     program = os.environ.get("KUBECTL") or shutil.which("kubectl")
-    assert program, "No kubectl found: run this through make, or set KUBECTL to its path."
+    assert program, (
+        "No kubectl found: install kubectl, set KUBECTL to its path, or run `make up` on a bare machine, which brings one."
+    )
     command = [program, "--kubeconfig", str(there.config), "--namespace", there.namespace, *words]
     done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, f"{' '.join(words)}: {done.stdout[-1000:]}{done.stderr[-2000:]}"

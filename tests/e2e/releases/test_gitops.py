@@ -63,7 +63,9 @@ server.serve_forever()
 def kubectl(config: Any, *words: str, stdin: str = "", check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run kubectl in the namespace."""
     program = os.environ.get("KUBECTL") or shutil.which("kubectl")
-    assert program, "No kubectl found: run this through make, or set KUBECTL to its path."
+    assert program, (
+        "No kubectl found: install kubectl, set KUBECTL to its path, or run `make up` on a bare machine, which brings one."
+    )
     command = [program, "--kubeconfig", str(config), "--namespace", NAME, *words]
     done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0 or not check, f"{' '.join(words)}: {done.stdout[-1000:]}{done.stderr[-2000:]}"
