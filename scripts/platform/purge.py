@@ -198,8 +198,11 @@ class Purge:
                     console.say(
                         f"{name_of(thing)} waits for a controller that does not answer: its finalizers are removed"
                     )
-                    if self.there(thing):
+                    try:
                         self.one("patch", thing, "--type=merge", "-p", '{"metadata":{"finalizers":null}}')
+                    except console.Failure:
+                        if self.there(thing):
+                            raise
             if time.monotonic() > start + self.patience + PATIENCE:
                 raise console.Failure(
                     f"{', '.join(map(name_of, left))} stay although they are deleted.",
