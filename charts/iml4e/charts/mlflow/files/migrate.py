@@ -97,7 +97,7 @@ def migrate(connection: Connection, uri: str) -> int:
         if known and version - known:
             sys.exit(
                 f"migrate: the database has the schema of a newer MLflow: MLflow {metadata.version('mlflow')} does not know its "
-                f"revision {', '.join(sorted(version - known))}. Upgrade to the chart that was there before, or restore a backup "
+                f"revision {', '.join(sorted(version - known))}. Install the newer chart again, or restore a backup "
                 "that this version wrote (docs/operations.md, Roll back)."
             )
     if not tables:
