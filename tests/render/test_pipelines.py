@@ -252,6 +252,16 @@ def test_runs_are_tracked_in_mlflow_unless_that_is_off() -> None:
     assert secured["credentialSecretRef"] == {"usernameKey": "username", "passwordKey": "password"}
 
 
+def test_recurring_runs_may_have_a_time_zone_of_their_own() -> None:
+    values = {"scheduler": {"timeZone": "Asia/Tokyo"}}
+    assert server_config(platform(values))["CRON_SCHEDULE_TIMEZONE"] == "Asia/Tokyo"
+    [scheduler] = find(platform(values), "Deployment", "iml4e-pipelines-scheduler")["spec"]["template"]["spec"][
+        "containers"
+    ]
+    assert {"name": "CRON_SCHEDULE_TIMEZONE", "value": "Asia/Tokyo"} in scheduler["env"]
+    assert find(platform(values), "CronJob", "iml4e-pipelines-mlflow")["spec"]["timeZone"] == "UTC"
+
+
 def test_mlflow_runs_that_steps_open_are_known_as_the_pipeline_runs_and_ended() -> None:
     [owner, context] = controller_config(platform())["mainContainer"]["env"]
     assert owner["valueFrom"]["fieldRef"]["fieldPath"] == "metadata.labels['pipeline/runid']"

@@ -286,6 +286,7 @@ OWNERS = {
 
 #: Value: another one, the text that its default makes in objects, and the parts that may have that text of themselves.
 ELSEWHERE: dict[str, tuple[Any, str, tuple[str, ...]]] = {
+    "global.timeZone": ("Asia/Tokyo", "UTC", ("grafana", "prometheus")),
     "global.s3.region": ("eu-test-9", "us-east-1", ("backup",)),
     "global.s3.endpoint": ("https://s3.example.org", "iml4e-minio.iml4e.svc", ("minio", "secrets")),
     "global.database.host": ("db.example.org", "iml4e-mariadb.iml4e.svc", ("mariadb",)),
@@ -298,7 +299,6 @@ ELSEWHERE: dict[str, tuple[Any, str, tuple[str, ...]]] = {
     "pipelines.api.database.existingSecret": ("mine", "iml4e-db-mlpipeline", ("mariadb", "secrets")),
     "pipelines.metadata.database.existingSecret": ("mine", "iml4e-db-metadb", ("mariadb", "secrets")),
     "pipelines.logLevel": ("error", "evel=info", ("kserve",)),
-    "pipelines.scheduler.timeZone": ("Asia/Tokyo", "UTC", ("grafana", "prometheus")),
     "pipelines.clusterDomain": ("corp.example", '"cluster.local"', ()),
     "kserve.s3.existingSecret": ("mine", "iml4e-s3-models", ("minio", "secrets")),
     "runner.s3Secret": ("mine", "iml4e-s3-pipelines", ("minio", "secrets", "pipelines", "notebooks")),
@@ -321,6 +321,22 @@ def test_no_object_keeps_the_default_of_a_value_that_is_another(path: str) -> No
     before = [kind_and_name(thing) for thing in keepers(render("laptop", ON), default, own)]
     assert before, "the default is in no object: there is nothing to see"
     assert [kind_and_name(thing) for thing in keepers(render("laptop", merged(ON, every)), default, own)] == []
+
+
+def test_every_schedule_has_the_time_zone() -> None:
+    crons = [
+        thing
+        for thing in render("laptop", merged(ON, {"global": {"timeZone": "Europe/Berlin"}}))
+        if thing["kind"] == "CronJob"
+    ]
+    assert {thing["spec"]["timeZone"] for thing in crons} == {"Europe/Berlin"}
+    assert len(crons) == 4
+
+
+@pytest.mark.parametrize("zone", ["", "Berlin time", "Europe/", 1])
+def test_what_is_no_time_zone_is_refused_by_name(zone: Any) -> None:
+    with pytest.raises(HelmError, match="timeZone"):
+        render("laptop", {"global": {"timeZone": zone}})
 
 
 def keepers(objects: tuple[Object, ...], text: str, own: tuple[str, ...]) -> list[Object]:

@@ -512,6 +512,38 @@ def test_references_that_may_be_missing_are_no_fault() -> None:
     assert {each.about for each in foundations.references(known)} == {"ConfigMap gone"}
 
 
+@pytest.mark.parametrize(
+    ("writer", "seconds", "key", "told"),
+    [
+        ("kubectl-edit", 60, "password", True),
+        ("external-secrets", 60, "password", True),
+        ("kubectl-edit", 900, "password", False),  # before the pod started
+        ("kubectl-edit", 60, "other", False),  # which the container does not read
+        ("iml4e-rotate", 60, "password", False),  # which restarts readers itself
+        ("iml4e-secrets", 60, "password", False),
+    ],
+)
+@pytest.mark.parametrize("whole", [False, True], ids=["a key", "all keys"])
+def test_a_secret_that_changed_under_a_running_pod(
+    writer: str, seconds: float, key: str, told: bool, whole: bool
+) -> None:
+    one = {"env": [{"name": "PASSWORD", "valueFrom": {"secretKeyRef": {"name": "db", "key": "password"}}}]}
+    reads = {"envFrom": [{"secretRef": {"name": "db"}}]} if whole else one
+    maker = thing("mlflow", spec={"template": {"spec": {"containers": [{"name": "main", **reads}]}}})
+    pod = thing("mlflow-0", spec=maker["spec"]["template"]["spec"], status={"phase": "Running"})
+    pod["metadata"]["ownerReferences"] = [{"uid": "uid-mlflow"}]
+    pod["status"]["containerStatuses"] = [{"name": "main", "state": {"running": {"startedAt": ago(600)}}}]
+    entries = [
+        {"manager": "iml4e-secrets", "time": ago(3600), "fieldsV1": {"f:data": {"f:password": {}}}},
+        {"manager": writer, "time": ago(seconds), "fieldsV1": {"f:data": {f"f:{key}": {}}}},
+        {"manager": "kubectl-label", "time": ago(10), "fieldsV1": {"f:metadata": {}}},
+    ]
+    known = state(StatefulSet=[maker], Pod=[pod], Secret=[thing("db", metadata={"managedFields": entries})])
+    found = faults(workloads.unread(known))
+    assert set(found) == ({"secret-unread"} if told or (whole and key == "other") else set())
+    assert all("statefulset/mlflow" in text for text in found.values())
+
+
 # --- certificates
 
 

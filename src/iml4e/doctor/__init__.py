@@ -25,6 +25,7 @@ CHECKS: dict[str, Check] = {
     "clock": foundations.clock,
     "release by Helm": foundations.release,
     "Secrets and ConfigMaps": foundations.references,
+    "Secrets that changed": workloads.unread,
     "volumes": stores.volumes,
     "pods": workloads.check,
     "webhooks": foundations.webhooks,

@@ -134,6 +134,11 @@ GROUPS: dict[str, dict[str, Fault]] = {
             "a Secret, ConfigMap or volume claim that a pod names does not exist, or lacks a key",
             "create it, or " + UPGRADE + ", which makes generated Secrets",
         ),
+        "secret-unread": Fault(
+            "A password or key was changed in a Secret, and pods go on with the former one: logins are refused, or will be",
+            "a container reads a Secret into its environment when it starts, and the Secret was changed since",
+            "kubectl -n {namespace} rollout restart {object}",
+        ),
         "scaled-to-zero": Fault(
             "A part is gone: 503, connection refused",
             "somebody scaled the part to 0 replicas",

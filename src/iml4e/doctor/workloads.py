@@ -16,6 +16,9 @@ GOING = 30
 #: Restarts that are worth a word, and seconds since the last of them.
 RESTARTS, RECENT = 3, 900
 
+#: Who writes Secrets and restarts their readers: `iml4e rotate`, the Job that makes Secrets, `iml4e restore`.
+WRITERS = {"iml4e-rotate", "iml4e-secrets", "iml4e-restore"}
+
 #: Reasons with which a node ends a pod.
 ENDED = {"Evicted", "NodeLost", "UnexpectedAdmissionError"}
 
@@ -76,6 +79,48 @@ def _workload(state: State, kind: str, workload: Object) -> Iterator[Finding]:
         if found := ailing(state, about, pod, still):
             yield found
             return  # one word for all replicas: they have the same template
+
+
+def unread(state: State) -> Iterator[Finding]:
+    """Secrets that somebody changed after the containers started that have them in their environment."""
+    secrets = {each["metadata"]["name"]: each for each in state.of("Secret")}
+    for kind in ("Deployment", "StatefulSet", "DaemonSet"):
+        for workload in state.ours(kind):
+            thing = f"{kind.lower()}/{workload['metadata']['name']}"
+            pods = [pod for maker in _makers(state, kind, workload) for pod in state.owned_by("Pod", maker)]
+            changed = {name: when for pod in pods if _lives(pod) for name, when in _changed_since(pod, secrets)}
+            for name, when in changed.items():
+                text = f"it was changed {_span(age(when))} ago, and {thing} runs with what was in it before"
+                yield state.finding("secret-unread", f"Secret {name}", text, object=thing)
+
+
+def _changed_since(pod: Object, secrets: dict[str, Object]) -> Iterator[tuple[str, str]]:
+    """Secrets in the environment of running containers that were written after these started, and when."""
+    running = {each["name"]: each["state"].get("running") for each in pod["status"].get("containerStatuses") or []}
+    for container in pod["spec"]["containers"]:
+        began = (running.get(container["name"]) or {}).get("startedAt")
+        for name, key in _read(container):
+            fields = secrets.get(name, {"metadata": {}})["metadata"].get("managedFields") or []
+            written = [each["time"] for each in fields if each.get("manager") not in WRITERS and _wrote(each, key)]
+            if began and written and max(written) > began:  # of one format, whose order is that of the times
+                yield name, max(written)
+
+
+def _read(container: Object) -> Iterator[tuple[str, str]]:
+    """Secrets in the environment of a container, and their keys; an empty one stands for all."""
+    for each in container.get("envFrom") or []:
+        if "secretRef" in each:
+            yield each["secretRef"]["name"], ""
+    for each in container.get("env") or []:
+        if reference := (each.get("valueFrom") or {}).get("secretKeyRef"):
+            yield reference["name"], reference["key"]
+
+
+def _wrote(fields: Object, key: str) -> bool:
+    """Whether an entry of managedFields is about a key of a Secret, or about any where the key is empty."""
+    owned = fields.get("fieldsV1") or {}
+    data = {**owned.get("f:data", {}), **owned.get("f:stringData", {})}
+    return "time" in fields and (f"f:{key}" in data if key else bool(data))
 
 
 def _makers(state: State, kind: str, workload: Object) -> list[Object]:
