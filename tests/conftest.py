@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from xdist.scheduler import LoadScopeScheduling
 
 HERE = Path(__file__).parent
+
+# libyaml reads many times faster
+yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # type: ignore[misc]
 
 # Programs of the chart are imported from its folders: compiled files beside them would become part of the chart.
 sys.dont_write_bytecode = True

@@ -113,6 +113,7 @@ def schema(chart: Path) -> jsonschema.Draft7Validator:
     return jsonschema.Draft7Validator(json.loads((chart / "values.schema.json").read_text()))
 
 
+@functools.cache
 def section(name: str) -> tuple[Path, dict[str, Any]]:
     """The chart of a section of the umbrella's values, and its own values without the shared facts."""
     chart = CHART if name == "global" else CHART / "charts" / name
@@ -123,14 +124,20 @@ def section(name: str) -> tuple[Path, dict[str, Any]]:
 
 def accepted(name: str, word: str) -> list[tuple[Step, ...]]:
     """Places of a section that take both plain text and a word."""
+    return [path for path in taking(name, PLAIN) if path in taking(name, word)]
+
+
+@functools.cache
+def taking(name: str, text: str) -> list[tuple[Step, ...]]:
+    """Places of a section that take a text."""
     chart, values = section(name)
     around = yaml.safe_load((chart / "values.yaml").read_text())
 
-    def takes(path: tuple[Step, ...], text: str) -> bool:
+    def takes(path: tuple[Step, ...]) -> bool:
         tried = put(values, path, text)
         return schema(chart).is_valid({**around, "global": tried} if name == "global" else {**around, **tried})
 
-    return [path for path in texts(values) if path != OTHER and takes(path, PLAIN) and takes(path, word)]
+    return [path for path in texts(values) if path != OTHER and takes(path)]
 
 
 def settled(node: Any, key: str = "") -> Any:

@@ -483,7 +483,7 @@ def test_values_of_an_earlier_version_get_the_right_flag(tmp_path: Path) -> None
         with pytest.raises(HelmError) as refused:
             render(chart=chart, values=values)
         (sentence,) = refused.value.findings
-        assert sentence.startswith("The values lack global.gateway.name, global.gateway.namespace, ")
+        assert sentence.startswith("The values lack global.timeZone, global.gateway.name, ")
     assert "Upgrade with --reset-then-reuse-values instead of --reuse-values." in sentence
 
 
