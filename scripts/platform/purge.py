@@ -254,21 +254,13 @@ class Purge:
 
     def delete_crds(self, begun: float) -> None:
         """Delete the CRDs that this installation brought, where no object and no other release needs them."""
-        names = {
-            line.split()[1]
-            for path in CRDS.glob("*/crds/*.yaml")
-            for line in path.read_text().splitlines()
-            if line.startswith("  name: ")
-        }
-        every = {crd["metadata"]["name"]: crd for crd in items("customresourcedefinitions.apiextensions.k8s.io")}
-        present = sorted(names & every.keys())
-        others = json.loads(console.run(["helm", "list", "-A", *ANY_STATUS, "-o", "json"]))
-        if other := [f"{each['namespace']}/{each['name']}" for each in others if each["chart"].startswith("iml4e-")]:
+        present = crds()
+        if other := releases():
             console.say(f"{len(present)} CRDs stay, as other releases use them: {', '.join(other)}")
             return
         stay = {}
         for name in present:
-            if not begun or moment(every[name]["metadata"]["creationTimestamp"]) < begun - TOGETHER:
+            if not begun or moment(present[name]["metadata"]["creationTimestamp"]) < begun - TOGETHER:
                 stay[name] = "older than this installation" if begun else "of unknown origin"
             elif items(name, "-A"):
                 stay[name] = "used"
@@ -277,6 +269,24 @@ class Purge:
         if gone := [name for name in present if name not in stay]:
             with console.step(f"delete {len(gone)} CRDs without objects"):
                 kubectl("delete", "customresourcedefinitions.apiextensions.k8s.io", *gone, "--timeout=3m")
+
+
+def crds() -> dict[str, Object]:
+    """CRDs of the chart that the cluster has."""
+    names = {
+        line.split()[1]
+        for path in CRDS.glob("*/crds/*.yaml")
+        for line in path.read_text().splitlines()
+        if line.startswith("  name: ")
+    }
+    every = {crd["metadata"]["name"]: crd for crd in items("customresourcedefinitions.apiextensions.k8s.io")}
+    return {name: every[name] for name in sorted(names & every.keys())}
+
+
+def releases() -> list[str]:
+    """Releases of this chart in the cluster, as `namespace/name`."""
+    found = json.loads(console.run(["helm", "list", "-A", *ANY_STATUS, "-o", "json"]))
+    return [f"{each['namespace']}/{each['name']}" for each in found if each["chart"].startswith("iml4e-")]
 
 
 def moment(text: str) -> float:
@@ -317,6 +327,11 @@ def main(arguments: list[str] | None = None) -> None:
     plan = purge.plan()
     if not plan and not purge.space:
         print(f"Nothing is there of release {options.release} in namespace {options.namespace}.")
+        if not releases() and (unknown := crds()):
+            print(
+                f"{len(unknown)} CRDs that the chart brings are in the cluster. Where no other program uses them: "
+                f"kubectl delete customresourcedefinitions {' '.join(unknown)}"
+            )
         return
     print("\n".join([f"This deletes for good, from namespace {options.namespace}:", *(f"  {line}" for line in plan)]))
     if options.yes != options.release:

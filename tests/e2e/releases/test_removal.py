@@ -121,6 +121,7 @@ def test_what_stays_after_uninstall_and_nothing_after_purge(there: Cluster, valu
     assert "cluster-wide objects: ClusterRole/removed-gateway" in purge("--yes", NAME).stdout
     again = purge("--yes", NAME)
     assert "Nothing is there of release removed" in again.stdout
+    assert "CRDs" not in again.stdout  # the platform uses them
 
 
 def test_a_namespace_with_objects_of_others_stays(there: Cluster) -> None:
