@@ -249,6 +249,7 @@ def test_runs_are_tracked_in_mlflow_unless_that_is_off() -> None:
     assert plugin["settings"]["kfpBaseURL"] == "http://localhost:30080/pipeline"
     assert "plugins" not in server_config(platform({"mlflow": {"enabled": False}}))
     secured = server_config(platform({"mlflow": {"authType": "basic-auth"}}))["plugins"]["mlflow"]["settings"]
+    assert secured["authType"] == "basic-auth"
     assert secured["credentialSecretRef"] == {"usernameKey": "username", "passwordKey": "password"}
 
 

@@ -231,6 +231,15 @@ def test_neighbours_volumes_are_no_concern() -> None:
     assert not relabel(rules, {"__name__": name, "namespace": "other"})
 
 
+@pytest.mark.parametrize(("url", "host"), [("https://ml.example.org:8443", "ml.example.org"), ("https://1234", "1234")])
+def test_the_probe_asks_for_the_certificate_by_the_public_name(url: str, host: str) -> None:
+    values = {"global": {"publicUrl": url}, "gateway": {"tls": {"enabled": True, "secretName": "t"}}}
+    config = yaml.safe_load(
+        find(render("laptop", values), "ConfigMap", "iml4e-prometheus-probe")["data"]["blackbox.yaml"]
+    )
+    assert config["modules"]["certificate"]["tcp"]["tls_config"]["server_name"] == host
+
+
 def test_without_the_probe_nothing_of_it_is_left() -> None:
     objects = render("laptop", {"prometheus": {"probe": {"enabled": False}}})
     assert not [thing for thing in objects if thing["metadata"]["name"] == "iml4e-prometheus-probe"]
