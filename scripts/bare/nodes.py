@@ -28,6 +28,8 @@ OWN = {
     "var-lib-kubelet": Path("/var/lib/kubelet"),
     "var-log-containers": Path("/var/log/containers"),
 }
+#: Route of packets for nodes that have no link.
+NOWHERE = ("blackhole", node.NODES_RANGE)
 #: Runs with mounts of its own. What the machine has mounted for node 1 is no business of another node.
 HOLD = string.Template("""
 set -eu
@@ -108,7 +110,8 @@ def _copy_images(one: Node) -> None:
 
 
 def _link(one: Node, *kind: str) -> None:
-    """Make the machine's end of the link to a node anew."""
+    """Make the machine's end of the link to a node anew; packets that come meanwhile are lost, and leave the machine by no other way."""
+    console.run(["ip", "route", "replace", *NOWHERE])
     subprocess.run(["ip", "link", "delete", one.name], capture_output=True)
     console.run(["ip", "link", "add", one.name, "type", *kind])
 
@@ -192,4 +195,5 @@ def remove(one: Node) -> None:
         shutil.rmtree(one.folder)
     if not present():
         processes.stop(STORE_PROCESS)
+        subprocess.run(["ip", "route", "delete", *NOWHERE], capture_output=True)
         shutil.rmtree(STORE.parent, ignore_errors=True)
