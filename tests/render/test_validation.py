@@ -511,6 +511,33 @@ def test_every_value_that_is_missing_is_named(tmp_path: Path) -> None:
     assert unnamed == []
 
 
+def left_out(values: Any, schema: Any, definitions: Any) -> dict[str, Any]:
+    """`null` for each value that its schema does not want."""
+    while "$ref" in schema:
+        schema = definitions[schema["$ref"].rpartition("/")[2]]
+    found = {}
+    for key, value in values.items():
+        if key not in schema.get("required", ()):
+            found[key] = None
+        elif isinstance(value, dict) and (below := schema["properties"].get(key)):
+            found[key] = left_out(value, below, definitions)
+    return found
+
+
+@pytest.mark.parametrize("part", EVERY)
+def test_null_for_a_part_or_its_values_ends_in_no_trace(part: str) -> None:
+    """With `null`, Helm removes a value: the schema wants it, or the templates do without."""
+    chart = CHART / "charts" / part
+    own = yaml.safe_load((chart / "values.yaml").read_text())
+    schema = json.loads((chart / "values.schema.json").read_text())
+    values = left_out({key: value for key, value in own.items() if key != "global"}, schema, schema["definitions"])
+    for tried in (None, {**values, "enabled": True}):
+        try:
+            render(values={part: tried})
+        except HelmError as refused:
+            assert refused.findings or "don't meet the specifications" in str(refused), refused
+
+
 def test_a_load_balancer_that_somebody_insists_on_lets_in_only_its_ranges() -> None:
     ranges = ["203.0.113.0/24", "2001:db8::/32"]
     service = {"type": "LoadBalancer", "loadBalancerSourceRanges": ranges}

@@ -16,7 +16,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- /* "true" where the hub of notebooks makes pods beside such accounts: in a release that has objects of the whole cluster anyway. */}}
 {{- define "runner.holdsHub" -}}
 {{- $controller := and .Values.kserve.enabled (dig "controller" "enabled" true .Values.kserve) }}
-{{- if and .Values.notebooks.enabled (or .Values.gateway.enabled .Values.prometheus.enabled $controller) }}true{{ end }}
+{{- if and (.Values.notebooks).enabled (or .Values.gateway.enabled .Values.prometheus.enabled $controller) }}true{{ end }}
 {{- end }}
 
 {{- /* "true" where the release gives pods that request a GPU the settings of their pool: the kind is stable from Kubernetes 1.36 on. */}}

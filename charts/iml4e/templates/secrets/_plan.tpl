@@ -116,7 +116,7 @@ secrets:
     generated:
       adminPassword: 32
 {{- end }}
-{{- if and .Values.notebooks.enabled (not .Values.notebooks.login.existingSecret) }}
+{{- if and (.Values.notebooks).enabled (not .Values.notebooks.login.existingSecret) }}
   - name: {{ .Release.Name }}-notebooks
     type: Opaque
     labels:
