@@ -331,6 +331,7 @@ ENDED = {"exitCode": 137, "reason": "OOMKilled", "finishedAt": ago(100)}
         (pod(ready=True, **container(ready=True, state={"running": {}}, lastState={"terminated": ENDED}, restartCount=1)), "memory", "needed more memory than its limit of 1Gi"),
         (pod(ready=True, **container(ready=True, state={"running": {}}, lastState={"terminated": ENDED | {"finishedAt": ago(90_000)}}, restartCount=9)), None, ""),
         (pod(ready=True, **container(ready=True, state={"running": {}}, lastState={"terminated": {"exitCode": 1, "finishedAt": ago(60)}}, restartCount=4)), "restarts", "restarted 4 times"),
+        (pod(ready=True, **container(ready=True, state={"running": {}}, lastState={"terminated": {"exitCode": 255, "reason": "Unknown", "finishedAt": ago(60)}}, restartCount=4)), None, ""),
         (pod(**container(state={"running": {"startedAt": ago(5)}})), "starting", "and is not ready"),
         (pod(**container(state={"running": {"startedAt": ago(300)}})), "not-ready", "runs since 5 min"),
         (pod(age=1, **container(state={"waiting": {"reason": "ContainerCreating"}})), "starting", "being made"),

@@ -171,7 +171,8 @@ def _restarting(state: State, about: str, pod: Object) -> Finding | None:
     """A pod that is ready, but one of whose containers ended for memory, or several times, a short while ago."""
     for status in _statuses(pod):
         ended = status.get("lastState", {}).get("terminated") or {}
-        if not ended or age(ended.get("finishedAt")) > RECENT:
+        # Unknown: the container's machine or runtime ended
+        if not ended or ended.get("reason") == "Unknown" or age(ended.get("finishedAt")) > RECENT:
             continue
         fields = {"pod": pod["metadata"]["name"], "container": status["name"]}
         ago = f"{_span(age(ended.get('finishedAt')))} ago"
