@@ -38,6 +38,12 @@ ELSEWHERE = {
     "no with .Values.global.runtime": "the schema wants its keys",
     "no with .Values.global.caCertificate": "the schema wants its keys",
     "no with .Values.proxy": "the schema wants its keys",
+    "no with $global.runtime": "the schema wants its keys",
+    "no with $global.caCertificate": "the schema wants its keys",
+    "no with .Subcharts.notebooks": "stands where notebooks are on",
+    "no with .Values.backup": "its keys are wanted before",
+    "no if .Chart.IsRoot": "the chart as a dependency: tests/render/test_validation.py",
+    "alertmanager/networkpolicy.yaml": "written from the table of flows; with the operator, the release has no Alertmanager",
 }
 Input = tuple[list[str], dict[str, str]]
 

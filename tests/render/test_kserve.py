@@ -79,6 +79,13 @@ def test_one_runtime_serves_both_protocols_in_the_image_of_the_release() -> None
     assert container["terminationMessagePolicy"] == "FallbackToLogsOnError"
 
 
+def test_without_the_runtime_nothing_of_it_is_left() -> None:
+    objects = render("laptop", {"kserve": {"runtimes": {"mlflow": {"enabled": False}}}})
+    left = [kind_and_name(thing) for thing in objects if thing["kind"] in ("ServingRuntime", "ClusterServingRuntime")]
+    assert left == []
+    assert not [thing for thing in objects if thing["metadata"]["name"] == "iml4e-model-server"]
+
+
 def test_runtime_sets_no_variable_that_kserve_refuses() -> None:
     """Its webhook, which is not up at the first installation, would refuse every upgrade."""
     names = {variable["name"] for variable in runtime()["spec"]["containers"][0]["env"]}

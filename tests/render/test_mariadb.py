@@ -43,6 +43,11 @@ def test_server_starts_anew_when_its_settings_change() -> None:
     assert template(max_connections="7") != template()
 
 
+def test_without_metrics_nothing_of_them_is_left() -> None:
+    assert "iml4e-mariadb-metrics" in str(render("laptop"))
+    assert "iml4e-mariadb-metrics" not in str(render("laptop", {"mariadb": {"metrics": {"enabled": False}}}))
+
+
 def test_every_database_is_mounted_for_the_statements() -> None:
     assert dangling(render("laptop", {**TWO, "pipelines": {"enabled": False}})) == []
 

@@ -114,6 +114,15 @@ def test_the_set_up_reads_both_keys_of_a_consumer_and_both_passwords_while_they_
     }
 
 
+def test_a_bucket_may_have_several_rules_of_retention() -> None:
+    rules = [{"prefix": "tmp/", "days": 7}, {"prefix": "logs/", "days": 30}]
+    plan = setup({"minio": {"buckets": [{"name": "scratch", "versioned": False, "expire": rules}]}})
+    made = json.loads(plan["lifecycle-scratch.json"])["Rules"]
+    assert [(rule["ID"], rule["Filter"]["Prefix"], rule["Expiration"]["Days"]) for rule in made] == [
+        ("expire-0", "tmp/", 7), ("expire-1", "logs/", 30),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("expire", "says"),
     [

@@ -79,6 +79,17 @@ def test_tls_opens_its_ports() -> None:
     assert not policies().allow(outsider, Pod("gateway"), 8443)
 
 
+@pytest.mark.parametrize(("named", "allowed"), [([ELSEWHERE, "iml4e"], True), (["team-a"], False), ([], False)])
+def test_the_port_without_tls_is_for_some_namespaces(named: list[str], allowed: bool) -> None:
+    tls = {
+        "gateway": {"tls": {"enabled": True, "secretName": "tls"}},
+        "global": {"publicUrl": "https://ml.example.org"},
+    }
+    there = policies(merged(tls, network_policy(clientNamespaces=named)))
+    assert there.allow(Pod(namespace=ELSEWHERE), Pod("gateway"), 8080) is allowed
+    assert there.allow(Pod(), Pod("gateway"), 8080), "the release's own namespace always"
+
+
 @pytest.mark.parametrize("profile", profiles())
 def test_every_pod_has_a_row_and_a_policy_for_both_directions(profile: str) -> None:
     objects = render(profile, ON)
@@ -238,6 +249,13 @@ def test_an_existing_prometheus_stands_for_prometheus() -> None:
                 scraper, Pod(part.name), part.metrics[0]
             )
     assert there.allow(scraper, Pod("prometheus-probe"), 9115)
+
+
+@pytest.mark.parametrize("part", ["grafana", "home"])
+def test_a_prometheus_outside_is_reached_where_values_name_addresses(part: str) -> None:
+    elsewhere = {"monitoring": {"mode": "operator", "url": "https://prometheus.example.org:9443"}}
+    assert "9443" in rules(part, "egress", {"global": elsewhere})
+    assert "9443" not in rules(part, "egress", merged({"global": elsewhere}, network_policy(outside={"blocks": []})))
 
 
 def test_dns_and_api_server() -> None:

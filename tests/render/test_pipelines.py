@@ -253,6 +253,12 @@ def test_runs_are_tracked_in_mlflow_unless_that_is_off() -> None:
     assert secured["credentialSecretRef"] == {"usernameKey": "username", "passwordKey": "password"}
 
 
+def test_steps_get_variables_without_mlflow_too() -> None:
+    variable = {"name": "HTTP_TIMEOUT", "value": "5"}
+    values = {"mlflow": {"enabled": False}, "runs": {"env": [variable]}}
+    assert controller_config(platform(values))["mainContainer"]["env"] == [variable]
+
+
 def test_recurring_runs_may_have_a_time_zone_of_their_own() -> None:
     values = {"scheduler": {"timeZone": "Asia/Tokyo"}}
     assert server_config(platform(values))["CRON_SCHEDULE_TIMEZONE"] == "Asia/Tokyo"

@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 import pytest
+import yaml
 
 from support.helm import CHART, profiles, render
 from support.objects import (
@@ -164,6 +165,18 @@ def test_where_no_secret_is_to_be_made_there_is_no_job() -> None:
     values["grafana"] = {"existingSecret": "grafana-password"}
     values |= {"global": {"s3": {"endpoint": "http://s3.example.com"}, "database": {"host": "db.example.com"}}}
     assert [thing for thing in render("laptop", values) if labels(thing)[COMPONENT] == "secrets"] == []
+
+
+def test_no_key_is_made_for_a_consumer_with_a_secret_of_its_own() -> None:
+    consumers = yaml.safe_load((CHART / "charts" / "minio" / "values.yaml").read_text())["consumers"]
+
+    def made(**more: str) -> set[str]:
+        one = {"name": "labelling", "buckets": [{"name": "datasets", "access": "ro"}], **more}
+        objects = render("laptop", {"minio": {"consumers": [*consumers, one]}})
+        plan = json.loads(find(objects, "ConfigMap", "iml4e-secrets")["data"]["plan.json"])
+        return {each["name"] for each in plan["secrets"]}
+
+    assert made() - made(existingSecret="mine") == {"iml4e-s3-labelling"}
 
 
 def test_plan_and_program_travel_together() -> None:

@@ -511,6 +511,19 @@ def test_every_value_that_is_missing_is_named(tmp_path: Path) -> None:
     assert unnamed == []
 
 
+@pytest.mark.parametrize(
+    ("part", "values", "said"),
+    [
+        ("mlflow", {"autoscaling": {"enabled": True, "maxReplicas": 1}, "replicas": 2}, "raise mlflow.autoscaling"),
+        ("notebooks", {"defaultProfile": "none"}, "notebooks.defaultProfile is none"),
+        ("prometheus", {"objectives": {"window": "90d"}}, "prometheus.objectives.window is 90d"),
+    ],
+)
+def test_a_part_alone_says_what_is_wrong_too(part: str, values: dict[str, Any], said: str) -> None:
+    with pytest.raises(HelmError, match=said):
+        render(chart=CHART / "charts" / part, values={"enabled": True, **values})
+
+
 def left_out(values: Any, schema: Any, definitions: Any) -> dict[str, Any]:
     """`null` for each value that its schema does not want."""
     while "$ref" in schema:
