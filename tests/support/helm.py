@@ -22,6 +22,8 @@ NAMESPACE = "iml4e"
 
 # libyaml where the wheel has it: the CRDs are large
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# a lone `=` is text for Helm and Kubernetes; PyYAML has no constructor for it
+LOADER.add_constructor("tag:yaml.org,2002:value", LOADER.construct_yaml_str)
 
 # A profile is a file in values/, or a pile of them: these only say what differs from another one.
 ON_TOP_OF = {
