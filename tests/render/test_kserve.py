@@ -79,6 +79,12 @@ def test_one_runtime_serves_both_protocols_in_the_image_of_the_release() -> None
     assert container["terminationMessagePolicy"] == "FallbackToLogsOnError"
 
 
+def test_amounts_that_are_numbers_become_text_which_the_crd_wants() -> None:
+    resources = {"requests": {"cpu": 1.5}, "limits": {"cpu": 2}}
+    [container] = runtime({"kserve": {"runtimes": {"mlflow": {"resources": resources}}}})["spec"]["containers"]
+    assert (container["resources"]["requests"]["cpu"], container["resources"]["limits"]["cpu"]) == ("1.5", "2")
+
+
 def test_without_the_runtime_nothing_of_it_is_left() -> None:
     objects = render("laptop", {"kserve": {"runtimes": {"mlflow": {"enabled": False}}}})
     left = [kind_and_name(thing) for thing in objects if thing["kind"] in ("ServingRuntime", "ClusterServingRuntime")]
