@@ -537,7 +537,7 @@ TOGETHER = [
     # objects of the release
     Case("object-missing", "ConfigMap {}-secrets", ("belongs to the release and does not exist",), act=_delete("v1", "ConfigMap", "{}-secrets")),
     Case("reference-missing", "Secret {}-db-metadb", ("StatefulSet {}-mariadb names it",), act=_delete("v1", "Secret", "{}-db-metadb")),
-    Case("secret-unread", "Secret renewed", ("was changed", "deployment/renewed runs with what was in it before"), lambda lab: [lab.thing("v1", "Secret", "renewed", stringData={"a": "the first"}), lab.deployment("renewed", **_env("A", secretKeyRef={"name": "renewed", "key": "a"}))], _renew),
+    Case("secret-unread", "Secret renewed", ("was written", "deployment/renewed runs with what was in it before"), lambda lab: [lab.thing("v1", "Secret", "renewed", stringData={"a": "the first"}), lab.deployment("renewed", **_env("A", secretKeyRef={"name": "renewed", "key": "a"}))], _renew),
     # store and database, as a pod with these settings meets them
     Case("host-name", "Deployment db-name", ("database mlflow at nowhere.svc:3306",), lambda lab: [lab.mlflow("db-name", MLFLOW_BACKEND_STORE_URI="mysql+pymysql://u:p@nowhere.svc:3306/mlflow")]),
     Case("database-address", "Deployment db-address", ("database mlflow at 127.0.0.1:9", "refused"), lambda lab: [lab.mlflow("db-address", MLFLOW_BACKEND_STORE_URI="mysql+pymysql://u:p@127.0.0.1:9/mlflow")]),

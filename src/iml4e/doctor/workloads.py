@@ -19,6 +19,9 @@ RESTARTS, RECENT = 3, 900
 #: Who writes Secrets and restarts their readers: `iml4e rotate`, the Job that makes Secrets, `iml4e restore`.
 WRITERS = {"iml4e-rotate", "iml4e-secrets", "iml4e-restore"}
 
+#: Annotation of objects that Helm renders.
+HELM = "meta.helm.sh/release-name"
+
 #: Reasons with which a node ends a pod.
 ENDED = {"Evicted", "NodeLost", "UnexpectedAdmissionError"}
 
@@ -82,15 +85,17 @@ def _workload(state: State, kind: str, workload: Object) -> Iterator[Finding]:
 
 
 def unread(state: State) -> Iterator[Finding]:
-    """Secrets that somebody changed after the containers started that have them in their environment."""
-    secrets = {each["metadata"]["name"]: each for each in state.of("Secret")}
+    """Secrets that somebody wrote after the containers started that have them in their environment."""
+    # a Secret that Helm renders for this release keeps its content: an upgrade changes its labels alone
+    others = [each for each in state.of("Secret") if annotations_of(each).get(HELM) != state.release]
+    secrets = {each["metadata"]["name"]: each for each in others}
     for kind in ("Deployment", "StatefulSet", "DaemonSet"):
         for workload in state.ours(kind):
             thing = f"{kind.lower()}/{workload['metadata']['name']}"
             pods = [pod for maker in _makers(state, kind, workload) for pod in state.owned_by("Pod", maker)]
             changed = {name: when for pod in pods if _lives(pod) for name, when in _changed_since(pod, secrets)}
             for name, when in changed.items():
-                text = f"it was changed {_span(age(when))} ago, and {thing} runs with what was in it before"
+                text = f"it was written {_span(age(when))} ago, and {thing} runs with what was in it before"
                 yield state.finding("secret-unread", f"Secret {name}", text, object=thing)
 
 
