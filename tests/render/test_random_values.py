@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, Phase, given, note, settings
 from kubernetes_validate import utils as kubernetes_validate_utils
 
 from support.arbitrary import illegal_values, legal_values
-from support.helm import LOADER, HelmError, custom_resource_definitions, render_text
+from support.helm import LOADER, SCHEMA, HelmError, custom_resource_definitions, refusal, render_text
 from support.objects import (
     COMPONENT,
     INSTANCE,
@@ -47,7 +47,6 @@ TRIED = settings(
     # each example is a call of helm: no second look at what passes
     phases=[Phase.explicit, Phase.generate, Phase.shrink],
 )
-SCHEMA = "values don't meet the specifications of the schema"
 
 # a megabyte of definitions, which the library would read anew for each object
 kubernetes_validate_utils.schema_contents = functools.cache(kubernetes_validate_utils.schema_contents)
@@ -57,15 +56,6 @@ kubernetes_validate_utils.schema_contents = functools.cache(kubernetes_validate_
 def definitions() -> dict[tuple[str, str], Object]:
     """Schemas of the CRDs."""
     return custom_resource_schemas(custom_resource_definitions())
-
-
-def refusal(error: HelmError) -> str:
-    """What is wrong with the way in which values are refused; nothing where it is a sentence for administrators."""
-    said = str(error)
-    if error.findings and "validate.yaml" in said:
-        return "" if all(re.search(r"[.)]$", line) for line in error.findings) else f"no sentence: {error.findings}"
-    # before it looks at a schema, Helm wants a map for each part
-    return "" if SCHEMA in said or "type mismatch on" in said else f"a trace: {said[-600:]}"
 
 
 @functools.lru_cache(maxsize=4096)

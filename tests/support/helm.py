@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -47,6 +48,19 @@ class HelmError(Exception):
     def findings(self) -> list[str]:
         """The lines of a refusal that say what is wrong."""
         return [line.removeprefix("- ") for line in str(self).splitlines() if line.startswith("- ")]
+
+
+#: How Helm says that values do not fit a schema.
+SCHEMA = "values don't meet the specifications of the schema"
+
+
+def refusal(error: HelmError) -> str:
+    """What is wrong with the way in which values are refused; nothing where it is a sentence for administrators."""
+    said = str(error)
+    if error.findings and "validate.yaml" in said:
+        return "" if all(re.search(r"[.)]$", line) for line in error.findings) else f"no sentence: {error.findings}"
+    # before it looks at a schema, Helm wants a map for each part
+    return "" if SCHEMA in said or "type mismatch on" in said else f"a trace: {said[-600:]}"
 
 
 def profiles() -> list[str]:
