@@ -346,6 +346,26 @@ def test_a_killed_worker_is_replaced(wine_folder: Path) -> None:
     assert not children.exists()
 
 
+def test_signals_at_any_moment_end_the_supervisor_with_zero() -> None:
+    """Workers end between one SIGTERM and the next: none of them is signalled in vain, none is left."""
+    supervise = (
+        "from model_server import __main__ as m; import time; m.work = lambda *_: time.sleep(60)\n"
+        "raise SystemExit(m.supervise(m.parse(['--model_name=wine', '--workers=3']), None))"
+    )
+    for delay in (0.3, 0.2, 0.25, 0.22, 0.27) * 4:  # also while the workers are being forked
+        process = subprocess.Popen(
+            [sys.executable, "-c", supervise], env={**os.environ, "PYTHONPATH": str(FILES)}, stderr=subprocess.PIPE
+        )
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        while not children.read_text():  # it handles signals from its first fork on
+            time.sleep(0.01)
+        time.sleep(delay - 0.2)
+        while process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.0005)
+        assert process.returncode == 0, process.communicate()[1].decode()
+
+
 def test_sigterm_drains(tmp_path: Path) -> None:
     """On SIGTERM: readiness fails, new requests are still answered, one in flight is finished, exit code 0."""
     model = make_pipeline(FunctionTransformer(slow), StandardScaler(), LogisticRegression(max_iter=1000))

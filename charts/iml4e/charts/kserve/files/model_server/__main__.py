@@ -1,6 +1,7 @@
 """Command line and process supervision of the model server."""
 
 import argparse
+import contextlib
 import os
 import shlex
 import signal
@@ -142,7 +143,10 @@ def supervise(args: argparse.Namespace, listener: socket.socket) -> int:
     stopping = False
 
     def start(slot: int) -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, stop)  # no signal may fall between the fork and the note of it
+        signal.pthread_sigmask(signal.SIG_BLOCK, stop)  # no signal may fall between this question and the note of pid
+        if stopping:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, stop)
+            return
         pid = os.fork()
         if pid == 0:
             for number in stop:
@@ -162,7 +166,8 @@ def supervise(args: argparse.Namespace, listener: socket.socket) -> int:
         nonlocal stopping
         stopping = True
         for pid in workers:
-            os.kill(pid, number)
+            with contextlib.suppress(ProcessLookupError):  # it has ended, and os.wait() is about to say so
+                os.kill(pid, number)
 
     for number in stop:
         signal.signal(number, shut_down)
@@ -180,8 +185,7 @@ def supervise(args: argparse.Namespace, listener: socket.socket) -> int:
             continue
         print(f"model_server: worker {pid} ended with {code}, starting another", file=sys.stderr, flush=True)
         time.sleep(1)  # a model that dies at once must not burn the CPU
-        if not stopping:
-            start(slot)
+        start(slot)
     for number in stop:  # a second SIGTERM while Python shuts down would be the exit code
         signal.signal(number, signal.SIG_IGN)
     return exit_code
