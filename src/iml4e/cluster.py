@@ -199,6 +199,16 @@ class Cluster:
         return bool(answer.get("status", {}).get("allowed"))
 
 
+def secrets_in_environment(container: Object) -> Iterator[tuple[str, str]]:
+    """Secrets in the environment of a container, and their keys; an empty key stands for all."""
+    for source in container.get("envFrom") or []:
+        if reference := source.get("secretRef"):
+            yield reference["name"], ""
+    for variable in container.get("env") or []:
+        if reference := (variable.get("valueFrom") or {}).get("secretKeyRef"):
+            yield reference["name"], reference["key"]
+
+
 def _message(answer: Any) -> str:
     """What the API server says, in its own words."""
     try:

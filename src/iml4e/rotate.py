@@ -11,7 +11,7 @@ from base64 import b64decode
 from collections.abc import Callable, Iterator
 
 from iml4e import Error, platform
-from iml4e.cluster import Cluster, Object, RefusedError
+from iml4e.cluster import Cluster, Object, RefusedError, secrets_in_environment
 
 #: Annotation of pods and pod templates: the rotation that they have seen.
 SEEN = "iml4e.org/rotation"
@@ -326,17 +326,8 @@ def secrets_of(spec: Object, *, started: bool = False) -> set[str]:
     """Names of the Secrets that a pod reads; of one that has started, without those of its init containers alone."""
     containers = [*spec["containers"], *([] if started else spec.get("initContainers") or [])]
     mounted = {mount["name"] for each in containers for mount in each.get("volumeMounts") or []}
-    return {*_from_environment(containers), *_from_volumes(spec, mounted)}
-
-
-def _from_environment(containers: list[Object]) -> Iterator[str]:
-    for container in containers:
-        for variable in container.get("env") or []:
-            if reference := (variable.get("valueFrom") or {}).get("secretKeyRef"):
-                yield reference["name"]
-        for source in container.get("envFrom") or []:
-            if reference := source.get("secretRef"):
-                yield reference["name"]
+    from_environment = (name for each in containers for name, _ in secrets_in_environment(each))
+    return {*from_environment, *_from_volumes(spec, mounted)}
 
 
 def _from_volumes(spec: Object, mounted: set[str]) -> Iterator[str]:

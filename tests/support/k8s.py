@@ -225,20 +225,29 @@ class Cluster:
         finally:
             self.delete("batch/v1", "Job", name)
 
+    # --- kubectl
+
+    def _kubectl(self, *words: str) -> list[str]:
+        program = os.environ.get("KUBECTL") or shutil.which("kubectl")
+        if not program:
+            raise NoClusterError(
+                "No kubectl found: install kubectl, set KUBECTL to its path, or run `make up` on a bare machine, which brings one."
+            )
+        return [program, "--kubeconfig", str(self.config), "--namespace", self.namespace, *words]
+
+    def kubectl(self, *words: str, stdin: str = "", check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run kubectl in the namespace; a failure fails the test unless `check` is false."""
+        command = self._kubectl(*words)
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0 or not check, f"{' '.join(words)}: {done.stdout[-1000:]}{done.stderr[-2000:]}"
+        return done
+
     # --- reaching in
 
     @contextlib.contextmanager
     def port_forward(self, target: str, port: int) -> Iterator[int]:
         """Forward a free port of 127.0.0.1 to a port of a pod or Service; yields the local one."""
-        kubectl = os.environ.get("KUBECTL") or shutil.which("kubectl")
-        if not kubectl:
-            raise NoClusterError(
-                "No kubectl found: install kubectl, set KUBECTL to its path, or run `make up` on a bare machine, which brings one."
-            )
-        command = [
-            kubectl, "--kubeconfig", str(self.config), "--namespace", self.namespace,
-            "port-forward", "--address", "127.0.0.1", target, f":{port}",
-        ]  # fmt: skip
+        command = self._kubectl("port-forward", "--address", "127.0.0.1", target, f":{port}")
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
             try:
                 assert process.stdout

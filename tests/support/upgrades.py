@@ -47,18 +47,6 @@ def copied(folder: Path, number: str) -> Path:
     return chart
 
 
-def kubectl(there: Cluster, *words: str, stdin: str = "") -> str:
-    """Run kubectl in the namespace, and return what it prints."""
-    program = os.environ.get("KUBECTL") or shutil.which("kubectl")
-    assert program, (
-        "No kubectl found: install kubectl, set KUBECTL to its path, or run `make up` on a bare machine, which brings one."
-    )
-    command = [program, "--kubeconfig", str(there.config), "--namespace", there.namespace, *words]
-    done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, f"{' '.join(words)}: {done.stdout[-1000:]}{done.stderr[-2000:]}"
-    return done.stdout
-
-
 def history(name: str) -> list[dict[str, Any]]:
     """Revisions of a release."""
     return json.loads(helm.helm("history", name, "--namespace", name, "--output", "json"))

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from iml4e import why
-from iml4e.cluster import Object
+from iml4e.cluster import Object, secrets_in_environment
 from iml4e.doctor.faults import Finding
 from iml4e.doctor.state import MODEL, MOST, RUN, State, age, is_ready, one_line, telling, troubled
 from iml4e.manifests import annotations_of
@@ -104,21 +104,11 @@ def _changed_since(pod: Object, secrets: dict[str, Object]) -> Iterator[tuple[st
     running = {each["name"]: each["state"].get("running") for each in pod["status"].get("containerStatuses") or []}
     for container in pod["spec"]["containers"]:
         began = (running.get(container["name"]) or {}).get("startedAt")
-        for name, key in _read(container):
+        for name, key in secrets_in_environment(container):
             fields = secrets.get(name, {"metadata": {}})["metadata"].get("managedFields") or []
             written = [each["time"] for each in fields if each.get("manager") not in WRITERS and _wrote(each, key)]
             if began and written and max(written) > began:  # of one format, whose order is that of the times
                 yield name, max(written)
-
-
-def _read(container: Object) -> Iterator[tuple[str, str]]:
-    """Secrets in the environment of a container, and their keys; an empty one stands for all."""
-    for each in container.get("envFrom") or []:
-        if "secretRef" in each:
-            yield each["secretRef"]["name"], ""
-    for each in container.get("env") or []:
-        if reference := (each.get("valueFrom") or {}).get("secretKeyRef"):
-            yield reference["name"], reference["key"]
 
 
 def _wrote(fields: Object, key: str) -> bool:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -60,18 +57,6 @@ server.serve_forever()
 """
 
 
-def kubectl(config: Any, *words: str, stdin: str = "", check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run kubectl in the namespace."""
-    program = os.environ.get("KUBECTL") or shutil.which("kubectl")
-    assert program, (
-        "No kubectl found: install kubectl, set KUBECTL to its path, or run `make up` on a bare machine, which brings one."
-    )
-    command = [program, "--kubeconfig", str(config), "--namespace", NAME, *words]
-    done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0 or not check, f"{' '.join(words)}: {done.stdout[-1000:]}{done.stderr[-2000:]}"
-    return done
-
-
 def secrets(there: Cluster) -> dict[str, dict[str, str]]:
     """Secrets of the release."""
     found = there.core.list_namespaced_secret(NAME, label_selector=f"app.kubernetes.io/instance={NAME}").items
@@ -105,7 +90,7 @@ class Applied:
 
     def apply(self, manifest: str, *words: str) -> list[str]:
         """Apply a manifest; what kubectl says, a line for each object."""
-        return kubectl(self.there.config, "apply", "-f", "-", *words, stdin=manifest).stdout.splitlines()
+        return self.there.kubectl("apply", "-f", "-", *words, stdin=manifest).stdout.splitlines()
 
     def wait(self) -> None:
         """Wait until all is Ready and all Jobs are done."""
@@ -130,7 +115,7 @@ def applied(cluster: Cluster, values: dict[str, Any]) -> Iterator[Applied]:
         release.wait()
         yield release
     finally:
-        kubectl(cluster.config, "delete", "--ignore-not-found", "-f", "-", stdin=manifest, check=False)
+        release.there.kubectl("delete", "--ignore-not-found", "-f", "-", stdin=manifest, check=False)
         cluster.core.delete_namespace(NAME)
 
 
@@ -141,7 +126,7 @@ def test_a_second_apply_changes_nothing_and_everybody_is_let_in(applied: Applied
     said = applied.apply(applied.render())
     # of a StatefulSet kubectl misses the status of its claims, which only the API server fills in
     assert [line for line in said if not line.endswith(" unchanged") and not line.startswith("statefulset.apps/")] == []
-    assert kubectl(there.config, "diff", "-f", "-", stdin=applied.render(), check=False).returncode == 0
+    assert there.kubectl("diff", "-f", "-", stdin=applied.render(), check=False).returncode == 0
     assert (secrets(there), applied.generations()) == (before, generations)
 
     keys = there.secret(f"{NAME}-s3-mlflow")
@@ -161,9 +146,7 @@ def test_a_second_apply_changes_nothing_and_everybody_is_let_in(applied: Applied
 def test_every_default_inside_a_list_is_written_out(applied: Applied) -> None:
     """A list is compared as a whole: what the API server adds to an element is a change at each sync. Nothing is made here."""
     manifest = applied.render("another", kserve={}, pipelines={})
-    done = kubectl(
-        applied.there.config, "create", "--dry-run=server", "-o", "yaml", "-f", "-", stdin=manifest, check=False
-    )
+    done = applied.there.kubectl("create", "--dry-run=server", "-o", "yaml", "-f", "-", stdin=manifest, check=False)
     wanted = {kind_and_name(thing): thing for thing in yaml.load_all(manifest, helm.LOADER) if thing}
     answers = [thing for thing in yaml.load_all(done.stdout, helm.LOADER) if thing]
     found = {kind_and_name(thing): thing for answer in answers for thing in answer.get("items", [answer])}
@@ -189,13 +172,13 @@ def test_every_default_inside_a_list_is_written_out(applied: Applied) -> None:
 
 
 def test_the_account_makes_the_secrets_of_the_release_and_no_other(applied: Applied) -> None:
-    config = applied.there.config
+    there = applied.there
     account = f"--as=system:serviceaccount:{NAME}:{NAME}-secrets"
-    kubectl(config, "create", "secret", "generic", "strange", "--from-literal=a=b")
+    there.kubectl("create", "secret", "generic", "strange", "--from-literal=a=b")
 
     def attempt(*words: str, name: str) -> str:
         secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": {"a": "b"}}
-        done = kubectl(config, account, *words, stdin=json.dumps(secret), check=False)
+        done = there.kubectl(account, *words, stdin=json.dumps(secret), check=False)
         return done.stderr if done.returncode else "allowed"
 
     apply = ("apply", "--server-side", "--field-manager=test", "--dry-run=server", "-f", "-")
@@ -298,10 +281,8 @@ def test_webhooks_trust_the_certificate_whenever_they_come_and_keep_it(applied: 
 
         def answer() -> str:
             create = ("create", "--dry-run=server", "-f", "-")
-            return kubectl(there.config, *create, stdin=json.dumps(model), check=False).stderr
+            return there.kubectl(*create, stdin=json.dumps(model), check=False).stderr
 
         there.wait("the webhook to answer", lambda: "reached by TLS" in answer(), 60)
     finally:
-        kubectl(
-            there.config, "delete", "--ignore-not-found", "-f", "-", stdin=manifest([*webhooks, server, *service, *job])
-        )
+        there.kubectl("delete", "--ignore-not-found", "-f", "-", stdin=manifest([*webhooks, server, *service, *job]))

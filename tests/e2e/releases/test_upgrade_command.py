@@ -73,7 +73,7 @@ def test_an_upgrade_tells_the_downtime_of_each_endpoint(there: Cluster, tmp_path
 
 
 def test_replicas_that_kubectl_or_an_autoscaler_set_are_told(there: Cluster) -> None:
-    upgrades.kubectl(there, "scale", "deployment", GATEWAY, "--replicas=2")
+    there.kubectl("scale", "deployment", GATEWAY, "--replicas=2")
     revisions = len(upgrades.history(NAME))
     with pytest.raises(HelmError) as refused:
         releases.upgrade(there)
@@ -82,8 +82,7 @@ def test_replicas_that_kubectl_or_an_autoscaler_set_are_told(there: Cluster) -> 
         f"`kubectl -n {NAME} scale deployment {GATEWAY} --replicas=1`, then upgrade."
     ]
     # what an autoscaler does
-    upgrades.kubectl(
-        there, "patch", "deployment", MLFLOW, "--subresource=scale", "--type=merge", "--field-manager=kube-controller-manager",
+    there.kubectl("patch", "deployment", MLFLOW, "--subresource=scale", "--type=merge", "--field-manager=kube-controller-manager",
         "-p", '{"spec": {"replicas": 2}}',
     )  # fmt: skip
     code, _, said = upgrades.upgrade(NAME, helm.CHART)
@@ -95,10 +94,10 @@ def test_replicas_that_kubectl_or_an_autoscaler_set_are_told(there: Cluster) -> 
     assert "nothing was changed" in said
     assert len(upgrades.history(NAME)) == revisions
     # both ways out
-    upgrades.kubectl(there, "scale", "deployment", MLFLOW, "--replicas=1")
+    there.kubectl("scale", "deployment", MLFLOW, "--replicas=1")
     releases.upgrade(there, gateway={"replicas": 2})
     assert replicas(there, GATEWAY) == 2
-    upgrades.kubectl(there, "scale", "deployment", GATEWAY, "--replicas=1")
+    there.kubectl("scale", "deployment", GATEWAY, "--replicas=1")
     releases.upgrade(there, gateway={"replicas": 1})
     assert (replicas(there, GATEWAY), replicas(there, MLFLOW)) == (1, 1)
 
@@ -115,14 +114,14 @@ def test_an_upgrade_leaves_replicas_to_the_autoscaler(there: Cluster) -> None:
     (finding,) = refused.value.findings
     assert f"Deployment {GATEWAY} has 2 replicas by kube-controller-manager, and the values say 1" in finding
     releases.upgrade(there, gateway={"replicas": 2, "autoscaling": {"enabled": False}})
-    upgrades.kubectl(there, "scale", "deployment", GATEWAY, "--replicas=1")
+    there.kubectl("scale", "deployment", GATEWAY, "--replicas=1")
     releases.upgrade(there, gateway={"replicas": 1})
 
 
 def test_a_field_that_somebody_else_set_is_told_before_anything_changes(there: Cluster) -> None:
     revisions = len(upgrades.history(NAME))
     change = {"spec": {"strategy": {"rollingUpdate": {"maxSurge": 2}}}}
-    upgrades.kubectl(there, "patch", "deployment", GATEWAY, "--field-manager=kubectl-edit", "-p", json.dumps(change))
+    there.kubectl("patch", "deployment", GATEWAY, "--field-manager=kubectl-edit", "-p", json.dumps(change))
     code, _, said = upgrades.upgrade(NAME, helm.CHART)
     assert code == 1
     assert f"Deployment {GATEWAY} was changed since by kubectl-edit: .spec.strategy.rollingUpdate.maxSurge" in said
@@ -162,7 +161,7 @@ def test_crds_are_upgraded_with_the_chart_unless_another_owner_has_them(there: C
     file.write_text(_block(crd({"old": text, "new": text})))
     apply = ("apply", "--server-side", "-f", "-")
     try:
-        upgrades.kubectl(there, *apply, "--field-manager=company-gitops", stdin=crd({"old": text}))
+        there.kubectl(*apply, "--field-manager=company-gitops", stdin=crd({"old": text}))
         revisions = len(upgrades.history(NAME))
         code, _, said = upgrades.upgrade(NAME, chart)
         assert code == 1
@@ -176,8 +175,8 @@ def test_crds_are_upgraded_with_the_chart_unless_another_owner_has_them(there: C
         assert (code, properties()) == (0, {"old", "new"})
         # what kubectl or Helm applied is the chart's own
         file.write_text(_block(crd({"old": text, "newer": text})))
-        upgrades.kubectl(there, "delete", "crd", name)
-        upgrades.kubectl(there, *apply, stdin=crd({"old": text}))
+        there.kubectl("delete", "crd", name)
+        there.kubectl(*apply, stdin=crd({"old": text}))
         code, _, said = upgrades.upgrade(NAME, chart)
         assert (code, properties()) == (0, {"old", "newer"})
     finally:
