@@ -15,6 +15,7 @@ from typing import Any
 
 from iml4e import Error, platform
 from iml4e.cluster import AwayError, Cluster, Object, RefusedError
+from iml4e.manifests import annotations_of
 
 #: Annotation of the CronJob: the backup that is being restored.
 MARK = "iml4e.org/restoring"
@@ -23,6 +24,8 @@ BEFORE = "iml4e.org/before-restore"
 CONTAINERS = ("objects", "database", "backup")
 #: Exit code of a restore that ends before it changes anything.
 UNCHANGED = 3
+#: Name of this package among the managers of fields, during a restore.
+OWNER = "iml4e-restore"
 #: Seconds until a pod must run.
 START = 300
 MERGE = "application/merge-patch+json"
@@ -95,7 +98,9 @@ def restore(backup: str = "", *, force: bool = False, say: Say = print) -> None:
         )
     if not backup:
         whole = [] if marked else [each for each in listing() if not each.get("incomplete")]
-        backup = marked or (whole[-1]["id"] if whole else "")
+        # a new installation may have backed itself up, empty, before its restore
+        full = [each for each in whole if not each.get("empty")] or whole
+        backup = marked or (full[-1]["id"] if full else "")
     if not backup:
         raise Error(
             "there is no complete backup at the destination: make one with `iml4e backup`, or correct backup.destination"
@@ -132,6 +137,7 @@ def restore(backup: str = "", *, force: bool = False, say: Say = print) -> None:
             f"half of the data; correct the reason, and go on with `iml4e restore {backup}`"
         ) from None
     _revoke(cluster, cron)
+    _look_whether_stopped(cluster, f"backup {backup} was restored while it wrote")
     _go_on(cluster, say)
 
 
@@ -350,13 +356,40 @@ def _stop(cluster: Cluster, say: Say) -> None:
     if not stopped:
         return
     say(f"restore: stopping {', '.join(stopped)}")
+    if controller := next(filter(None, map(_gitops, _writers(cluster))), ""):
+        say(
+            f"restore: {controller} keeps this release as git has it: if it starts again what the restore stops, suspend that until the "
+            "restore has ended (docs/operations.md, Restore)"
+        )
     end = time.monotonic() + 180
     while left := _at_work(cluster):
+        _look_whether_stopped(cluster, "nothing was written yet")
         if time.monotonic() > end:
             raise Error(
                 f"{', '.join(left)} did not end within three minutes: wait for its end or delete it, and start the restore again"
             )
         time.sleep(1)
+
+
+def _look_whether_stopped(cluster: Cluster, consequence: str) -> None:
+    """Raise an error if something that a restore stopped has replicas again."""
+    for each in _writers(cluster):
+        if each["kind"] == "Deployment" and BEFORE in annotations_of(each) and each["spec"].get("replicas"):
+            fields = each["metadata"].get("managedFields") or []
+            who = [x["manager"] for x in fields if "f:replicas" in x.get("fieldsV1", {}).get("f:spec", {})]
+            raise Error(
+                f"Deployment {each['metadata']['name']} was started during the restore by {' and '.join(who) or 'somebody'}, and "
+                f"{consequence}: suspend that (Argo CD's automated sync, Flux's HelmRelease or Kustomization, an autoscaler), then run "
+                "`iml4e restore` again"
+            )
+
+
+def _gitops(thing: Object) -> str:
+    """What keeps an object as git has it, by the marks that it leaves; empty if nothing does."""
+    labels = thing["metadata"].get("labels") or {}
+    if "argocd.argoproj.io/tracking-id" in annotations_of(thing) or "argocd.argoproj.io/instance" in labels:
+        return "Argo CD"
+    return "Flux" if any(".toolkit.fluxcd.io/" in name for name in labels) else ""
 
 
 def _go_on(cluster: Cluster, say: Say) -> None:
@@ -368,10 +401,12 @@ def _go_on(cluster: Cluster, say: Say) -> None:
         before = notes.get(BEFORE)
         if each["kind"] == "Deployment" and before is not None:
             _patch(cluster, each, {"metadata": {"annotations": gone}, "spec": {"replicas": int(before)}})
+            _disown(cluster, each)
             started += [each["metadata"]["name"]] if int(before) else []
         elif gone:
             spec = {} if before is None else {"spec": {"suspend": before == "suspended"}}
             _patch(cluster, each, {"metadata": {"annotations": gone}} | spec)
+            _disown(cluster, each)
     if not started:
         return
     say(f"restore: starting {', '.join(started)}")
@@ -435,7 +470,16 @@ def _namespaces(cron: Object) -> list[str]:
 
 def _patch(cluster: Cluster, thing: Object, change: Object) -> None:
     path = cluster.path(thing["kind"], thing["metadata"]["name"])
-    cluster.request("PATCH", path, change, patch=MERGE, fieldManager="iml4e-restore")
+    cluster.request("PATCH", path, change, patch=MERGE, fieldManager=OWNER)
+
+
+def _disown(cluster: Cluster, thing: Object) -> None:
+    """Own none of its fields any more: a later upgrade that changes the replicas would be in conflict with this package."""
+    found = cluster.get(thing["kind"], thing["metadata"]["name"])
+    if found:
+        left = [each for each in found["metadata"]["managedFields"] if each["manager"] != OWNER]
+        version = found["metadata"]["resourceVersion"]  # nobody else's change is undone
+        _quietly(lambda: _patch(cluster, thing, {"metadata": {"managedFields": left, "resourceVersion": version}}))
 
 
 def _quietly(do: Callable[[], Any]) -> None:

@@ -422,7 +422,8 @@ def _backup(options: argparse.Namespace) -> None:
             took = f"{each['made'] - each['begun']:.0f} s"
             size = f"{each['stored'] / 1e6:.1f} MB"
             release = f"{each['namespace']}/{each['release']}"
-            rows.append((each["id"], release, each["chart"], str(each["objects"]), size, took, each["key"] or "none"))
+            count = "empty" if each.get("empty") else str(each["objects"])
+            rows.append((each["id"], release, each["chart"], count, size, took, each["key"] or "none"))
         _table(rows, [""] * len(rows))
 
 

@@ -6,7 +6,9 @@ import json
 from typing import Any
 
 import pytest
+import yaml
 
+from support import helm
 from support.helm import HelmError, merged, render
 from support.objects import Object, containers, find, kind_and_name, labels, of_kind, pod_template, selects
 from support.pod_security import violations
@@ -112,6 +114,22 @@ def test_it_reads_the_databases_and_buckets_of_the_parts_that_are_on() -> None:
         mounted = str(volumes(thing)["databases"])
         assert all(f"iml4e-db-{name}" in mounted for name in databases.split())
     assert json.loads(environment(cron(objects=False), "backup")["BUCKETS"]) == {}
+
+
+def test_databases_that_people_added_are_backed_up_and_their_buckets_are_told() -> None:
+    default = yaml.safe_load((helm.CHART / "charts" / "mariadb" / "values.yaml").read_text())["databases"]
+    buckets = yaml.safe_load((helm.CHART / "charts" / "minio" / "values.yaml").read_text())["buckets"]
+    added = {
+        "mariadb": {"databases": [*default, {"name": "label_studio", "user": "labels"}, {"name": "b", "user": "b", "existingSecret": "own"}]},
+        "minio": {"buckets": [*buckets, {"name": "scans", "versioned": False}]},
+    }  # fmt: skip
+    thing = find(render("laptop", merged(ON, added)), "CronJob", "iml4e-backup")
+    assert environment(thing, "database")["DATABASES"] == "mlpipeline metadb mlflow label_studio b"
+    assert {"iml4e-db-label-studio", "own"} <= {
+        source["secret"]["name"] for source in volumes(thing)["databases"]["projected"]["sources"]
+    }
+    assert environment(thing, "objects")["BUCKETS_LEFT_OUT"] == "scans"
+    assert environment(cron(), "objects")["BUCKETS_LEFT_OUT"] == ""
 
 
 def test_stores_elsewhere_are_used_as_named() -> None:

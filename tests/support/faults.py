@@ -283,11 +283,11 @@ def _by_hand(lab: Lab) -> None:
     lab.cluster.apply(job)
 
 
-def _cron(lab: Lab, name: str, **fields: Any) -> Object:
-    template = lab.job(name)["spec"]
-    return lab.thing(
-        "batch/v1", "CronJob", name, spec={"schedule": "0 0 1 1 *", "jobTemplate": {"spec": template}, **fields}
-    )
+def _cron(lab: Lab, name: str, annotations: dict[str, str] | None = None, **fields: Any) -> Object:
+    spec = {"schedule": "0 0 1 1 *", "jobTemplate": {"spec": lab.job(name)["spec"]}, **fields}
+    thing = lab.thing("batch/v1", "CronJob", name, spec=spec)
+    thing["metadata"]["annotations"] = annotations or {}
+    return thing
 
 
 def _serves(lab: Lab, name: str) -> None:
@@ -533,6 +533,7 @@ TOGETHER = [
     # jobs
     Case("job", "Job setup", ("it failed (BackoffLimitExceeded)", "mc: cannot make bucket"), lambda lab: [lab.job("setup", command=_python("raise SystemExit('mc: cannot make bucket')"))]),
     Case("cron-job", "CronJob cron", ("it failed", "gc: cannot delete run 7"), lambda lab: [_cron(lab, "cron")], _by_hand),
+    Case("restore-unfinished", "CronJob half", ("half of backup 20260101-020000-abcd is restored",), lambda lab: [_cron(lab, "half", annotations={"iml4e.org/restoring": "20260101-020000-abcd", "iml4e.org/before-restore": "active"}, suspend=True)]),
     Case("cron-job-suspended", "CronJob paused", ("suspended",), lambda lab: [_cron(lab, "paused", suspend=True)]),
     # objects of the release
     Case("object-missing", "ConfigMap {}-secrets", ("belongs to the release and does not exist",), act=_delete("v1", "ConfigMap", "{}-secrets")),

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import base64
+import datetime
 import gzip
+import hashlib
+import http.server
 import io
 import json
 import os
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -171,7 +177,7 @@ def test_old_backups_go_and_the_newest_stay_however_old(there: backup.Folder) ->
     make(there, "c", 80, "newest")
     make(there, "other", 200, "others", release="second")
     age(there, 3)
-    backup.prune(there, "c")
+    backup.prune(there)
     # of another release nothing goes
     assert {manifest["id"] for manifest in backup.backups(there)} == {"b", "c", "other"}
     assert {name.rpartition("/")[2] for name, _, _ in there.list("objects")} == {"shared", "newest", "others"}
@@ -183,10 +189,10 @@ def test_young_objects_of_a_backup_that_is_made_stay(there: backup.Folder) -> No
     age(there, 3)
     there.put(backup.place("coming"), [b"content"])
     there.put("backups/begun/mlflow.sql.gz", [b"half"])
-    backup.prune(there, "a")
+    backup.prune(there)
     assert {name.rpartition("/")[2] for name, _, _ in there.list("objects")} == {"named", "coming"}
     age(there, 3)
-    backup.prune(there, "a")
+    backup.prune(there)
     assert {name.rpartition("/")[2] for name, _, _ in there.list("objects")} == {"named"}
     assert not (there.root / "backups" / "begun").exists()
 
@@ -195,8 +201,167 @@ def test_objects_stay_while_a_list_cannot_be_read(there: backup.Folder) -> None:
     make(there, "a", 1, "named", key="12345678")
     there.put(backup.place("unnamed"), [b"content"])
     age(there, 3)
-    backup.prune(there, "a")
+    backup.prune(there)
     assert len(list(there.list("objects"))) == 2
+
+
+def test_backups_of_a_new_and_empty_installation_replace_none(
+    there: backup.Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(there, "lost", 40, "x")
+    make(there, "lost-too", 39, "x")
+    for day in range(5):
+        make(there, f"empty-{day}", day, empty=True)
+    backup.prune(there)
+    assert {"lost", "lost-too"} <= {manifest["id"] for manifest in backup.backups(there)}
+    assert backup.chosen(there)["id"] == "lost-too"
+    monkeypatch.setenv("BACKUP", "empty-0")
+    assert backup.chosen(there)["id"] == "empty-0"
+    # as soon as it holds something it is a backup as any other
+    make(there, "full", 0, "x", empty=False)
+    monkeypatch.delenv("BACKUP")
+    assert backup.chosen(there)["id"] == "full"
+
+
+class Versions:
+    """A bucket that keeps versions, as the client of boto3 shows it; `chooses`: the store gives the ids itself, as AWS does."""
+
+    def __init__(self, *, chooses: bool = False) -> None:
+        self.chooses, self.written, self.refused = chooses, 0, 0
+        self.kept: list[dict[str, Any]] = []
+
+    def get_bucket_versioning(self, **_: str) -> dict[str, str]:
+        return {"Status": "Enabled"}
+
+    def get_paginator(self, name: str) -> Any:
+        assert name == "list_object_versions"
+        return self
+
+    def paginate(self, **_: str) -> Iterator[dict[str, Any]]:
+        newest = {each["Key"]: each["VersionId"] for each in self.kept}
+        told = [each | {"IsLatest": newest[each["Key"]] == each["VersionId"]} for each in reversed(self.kept)]
+        yield {
+            "Versions": [each for each in told if "ETag" in each],
+            "DeleteMarkers": [each for each in told if "ETag" not in each],
+        }
+
+    def _keep(self, key: str, version: str, **more: Any) -> dict[str, Any]:
+        self.kept = [each for each in self.kept if each["VersionId"] != version]
+        moment = datetime.datetime.fromtimestamp(len(self.kept) + self.written, datetime.UTC)
+        self.kept.append({"Key": key, "VersionId": version, "LastModified": moment, **more})
+        return {"VersionId": version}
+
+    def put_object(self, *, Bucket: str, Key: str, Body: Any, **_: Any) -> dict[str, Any]:
+        wanted = backup.WISH.get(threading.get_ident())
+        if wanted and self.chooses:
+            Body.read()
+            self.refused += 1
+            answer = {"Error": {"Code": "InvalidArgument", "Message": "This operation does not accept a version-id."}}
+            raise ClientError(answer, "PutObject")
+        self.written += 1
+        content = Body.read()
+        digest = hashlib.md5(content).hexdigest()
+        return self._keep(Key, wanted or f"own-{self.written}", ETag=digest, Size=len(content), content=content)
+
+    def upload_fileobj(self, file: Any, bucket: str, key: str, **_: Any) -> None:
+        self.put_object(Bucket=bucket, Key=key, Body=file)
+
+    def head_object(self, *, Bucket: str, Key: str) -> dict[str, Any]:
+        return {"VersionId": [each for each in self.kept if each["Key"] == Key][-1]["VersionId"]}
+
+    def delete_object(self, *, Bucket: str, Key: str) -> None:
+        self.written += 1
+        self._keep(Key, f"mark-{self.written}")
+
+    def now(self) -> dict[str, bytes]:
+        """What readers get."""
+        newest = {each["Key"]: each for each in self.kept}
+        return {key: each["content"] for key, each in newest.items() if "ETag" in each}
+
+
+def datasets(there: backup.Folder, contents: list[tuple[str, str, bytes]]) -> list[dict[str, Any]]:
+    """Versions of objects in a backup: key, version, content."""
+    found = []
+    for key, version, content in contents:
+        blob = backup.name_of(b"", key, version)
+        there.put(backup.place(blob), backup.seal(b"", blob, {"type": "", "metadata": {}}, [content]))
+        etag = hashlib.md5(content).hexdigest()
+        found.append(
+            {"bucket": "datasets", "key": key, "version": version, "etag": etag, "size": len(content), "blob": blob}
+        )
+    return found
+
+
+def test_a_restore_brings_back_what_was_deleted_or_overwritten(
+    there: backup.Folder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("BUCKETS", '{"datasets": "datasets"}')
+    monkeypatch.setattr(backup, "WORK", tmp_path)
+    found = [
+        *datasets(there, [("a", "a1", b"old"), ("a", "a2", b"new"), ("b", "b1", b"kept"), ("c", "c1", b"gone")]),
+        {"bucket": "datasets", "key": "c", "deleted": True},
+    ]
+    store = Versions()
+    assert backup.put_back(there, b"", found, {"datasets": store}) == []
+    assert store.now() == {"a": b"new", "b": b"kept"}
+    written = store.written
+    backup.put_back(there, b"", found, {"datasets": store})
+    assert store.written == written  # nothing twice
+    store.delete_object(Bucket="datasets", Key="a")
+    store.put_object(Bucket="datasets", Key="b", Body=io.BytesIO(b"by mistake"))
+    store.put_object(Bucket="datasets", Key="c", Body=io.BytesIO(b"again"))
+    assert backup.put_back(there, b"", found, {"datasets": store}) == []
+    assert store.now() == {"a": b"new", "b": b"kept"}
+
+
+def test_a_store_that_gives_versions_its_own_ids_is_restored_too(
+    there: backup.Folder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("BUCKETS", '{"datasets": "datasets"}')
+    monkeypatch.setattr(backup, "WORK", tmp_path)
+    found = datasets(there, [("a", "a1", b"old"), ("a", "a2", b"new"), ("b", "b1", b"kept")])
+    store = Versions(chooses=True)
+    renamed = backup.put_back(there, b"", found, {"datasets": store})
+    assert store.now() == {"a": b"new", "b": b"kept"}
+    assert sorted((key, old) for key, old, _ in renamed) == [("a", "a1"), ("a", "a2"), ("b", "b1")]
+    assert {each["VersionId"] for each in store.kept} == {new for _, _, new in renamed}
+    assert store.refused <= backup.THREADS  # it is not asked for each object
+
+
+class Demanding(http.server.BaseHTTPRequestHandler):
+    """An S3 store that takes no body without its MD5, as a bucket with Object Lock does."""
+
+    def do_PUT(self) -> None:
+        self.answer(b"")
+
+    def do_POST(self) -> None:
+        self.answer(b"<DeleteResult></DeleteResult>")
+
+    def answer(self, body: bytes) -> None:
+        content = self.rfile.read(int(self.headers["Content-Length"]))
+        digest = base64.b64encode(hashlib.md5(content).digest()).decode()
+        right = self.headers.get("Content-MD5") == digest
+        if not right:
+            body = b"<Error><Code>InvalidRequest</Code><Message>Content-MD5 is required</Message></Error>"
+        self.send_response(200 if right else 400)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        """Log nothing."""
+
+
+def test_a_bucket_with_object_lock_takes_backups(monkeypatch: pytest.MonkeyPatch) -> None:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Demanding) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("DESTINATION_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        bucket = backup.Bucket("s3://backups/iml4e")
+        assert bucket.put("objects/aa/aa", [b"content", b"more"]) == 11
+        bucket.delete(["objects/aa/aa"])
+        server.shutdown()
 
 
 def test_an_incomplete_backup_is_never_chosen(there: backup.Folder, monkeypatch: pytest.MonkeyPatch) -> None:

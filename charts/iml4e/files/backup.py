@@ -65,7 +65,7 @@ KINDS = {
     "ScheduledWorkflow": ("kubeflow.org/v1beta1", "scheduledworkflows"),
 }
 CORE = {"ConfigMap": "configmaps", "Secret": "secrets"}
-#: Tables of which an empty installation has no row, by database; MLflow has its experiment `Default`.
+#: Tables of which an empty installation has no row, by database; MLflow has its experiment `Default`. Any other database has no table.
 EMPTY = {
     "mlflow": ("runs", "registered_models", "logged_models", "experiments WHERE experiment_id <> 0"),
     "mlpipeline": ("run_details", "jobs", "pipelines"),
@@ -329,6 +329,9 @@ class Bucket:
             os.environ.get("DESTINATION_ENDPOINT", ""),
             os.environ.get("DESTINATION_REGION", ""),
         )
+        # of every kind of proof the one that all stores take: a bucket with Object Lock wants one, and so does the deletion of many
+        for name in ("PutObject", "UploadPart", "DeleteObjects"):
+            self.s3.meta.events.register(f"before-call.s3.{name}", digested)
 
     def put(self, name: str, chunks: Iterable[bytes]) -> int:
         """Write an object, whole or not at all; its size."""
@@ -392,6 +395,19 @@ def client(secret: Path, endpoint: str, region: str) -> Any:
         "s3", endpoint_url=endpoint or None, region_name=region or None, config=rules,
         aws_access_key_id=held("AWS_ACCESS_KEY_ID"), aws_secret_access_key=held("AWS_SECRET_ACCESS_KEY"),
     )  # fmt: skip
+
+
+def digested(params: Object, **_: Any) -> None:
+    """Name the MD5 of a request's body in its header Content-MD5 (RFC 1864)."""
+    body, digest = params["body"], hashlib.md5(usedforsecurity=False)
+    if isinstance(body, bytes | bytearray):
+        digest.update(body)
+    else:
+        start = body.tell()
+        while chunk := body.read(CHUNK):
+            digest.update(chunk)
+        body.seek(start)
+    params["headers"]["Content-MD5"] = base64.b64encode(digest.digest()).decode()
 
 
 def code(error: Any) -> str:
@@ -566,6 +582,8 @@ def backup_first() -> None:
     with to(there):
         there.put(f"{os.environ['RELEASE']}.probe", [b""])  # the right to write is known before hours of reading
         found, done = copy_objects(there, secret)
+    if left := os.environ.get("BUCKETS_LEFT_OUT"):
+        say(f"WARNING: left out are buckets that people added to minio.buckets: {left}; copy them by other means")
     (WORK / "first.json").write_text(json.dumps({"start": start, "objects": found, "done": done}))
     say(f"{done['objects']} objects copied, {size(done['bytes'])}; {len(found) - done['objects']} were there")
 
@@ -590,6 +608,7 @@ def backup_last() -> None:
     there, secret = destination(), key()
     identity = f"{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}-{os.urandom(2).hex()}"
     folder = f"backups/{identity}"
+    empty = not any(occupied())
     with locked(), to(there):
         # read before the objects: a model that is deployed meanwhile finds its files in the backup
         things = resources()
@@ -624,7 +643,7 @@ def backup_last() -> None:
             "objects": len(found), "bytes": sum(thing.get("size", 0) for thing in found),
             "stored": sum(copies.values()) + sum(file["stored"] for file in files),
             "new": first["done"].get("bytes", 0) + done["bytes"] + sum(file["stored"] for file in files),
-            "files": files, "begun": first["start"], "made": time.time(),
+            "files": files, "begun": first["start"], "made": time.time(), "empty": empty,
         }  # fmt: skip
         there.put(f"{folder}/manifest.json", [json.dumps(manifest, indent=1).encode()])
         kinds = ", ".join(f"{count} {kind}s" for kind, count in manifest["resources"].items()) or "none"
@@ -640,7 +659,7 @@ def backup_last() -> None:
         )  # fmt: skip
         try:
             with to(there):
-                prune(there, identity)
+                prune(there)
         except Failure as failure:  # a key that may not delete keeps backups from whoever steals it
             say(f"WARNING: the backup is complete, but old ones stay: {failure}")
     wait_for_scrape()
@@ -705,6 +724,11 @@ def database(role: str) -> Any:
         ) from None
 
 
+def newest(whole: list[Object]) -> Object:
+    """The newest backup that holds something: a new installation may have made some before its restore."""
+    return next((manifest for manifest in reversed(whole) if not manifest.get("empty")), whole[-1])
+
+
 def seconds(age: str) -> int:
     """Seconds of `30d`."""
     return int(age[:-1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[age[-1]]
@@ -722,7 +746,7 @@ def backups(there: Folder | Bucket) -> list[Object]:
     return sorted(found, key=lambda manifest: manifest["made"])
 
 
-def prune(there: Folder | Bucket, newest: str) -> None:
+def prune(there: Folder | Bucket) -> None:
     """Delete old backups, what interrupted ones left, and objects that no backup names.
 
     A manifest goes first: what is half deleted is no backup.
@@ -731,7 +755,10 @@ def prune(there: Folder | Bucket, newest: str) -> None:
     whole = backups(there)
     own = [manifest for manifest in whole if manifest["release"] == os.environ["RELEASE"]]
     limit = time.time() - seconds(os.environ["KEEP_FOR"])
-    old = [manifest["id"] for manifest in own[: -int(os.environ["KEEP_AT_LEAST"])] if manifest["made"] < limit]
+    # backups of an empty installation do not replace those that hold something
+    kept = [manifest for manifest in own if not manifest.get("empty")] or own
+    stay = {manifest["id"] for manifest in kept[-int(os.environ["KEEP_AT_LEAST"]) :]}
+    old = [manifest["id"] for manifest in own if manifest["id"] not in stay and manifest["made"] < limit]
     there.delete([f"backups/{identity}/manifest.json" for identity in old])
     left = {manifest["id"] for manifest in whole} - set(old)
     waste = [
@@ -917,13 +944,13 @@ def chosen(there: Folder | Bucket) -> Object:
         Unchanged: there is no such complete backup, or its key or buckets are others.
     """
     whole, wanted = backups(there), os.environ.get("BACKUP", "")
-    found = [manifest for manifest in whole if not wanted or manifest["id"] == wanted]
+    found = [manifest for manifest in whole if manifest["id"] == wanted] if wanted else whole
     if not found:
         begun = wanted and any(name.startswith(f"backups/{wanted}/") for name, _, _ in there.list("backups"))
         reason = f"{wanted} is incomplete" if begun else f"there is no backup {wanted}".rstrip()
         known = ", ".join(manifest["id"] for manifest in whole[-5:]) or "none"
         raise Unchanged(f"{reason} at {there.place}: choose one that is complete ({known})")
-    manifest = found[-1]
+    manifest = newest(found)
     if manifest["format"] > FORMAT:
         raise Unchanged(f"backup {manifest['id']} was made by a newer chart: install chart {manifest['chart']} first")
     if manifest["key"] != key_id(key()):
@@ -939,7 +966,9 @@ def chosen(there: Folder | Bucket) -> Object:
             "global.s3.buckets, and install again"
         )
     if lacking := set(manifest["databases"]) - set(os.environ["DATABASES"].split()):
-        raise Unchanged(f"this release has no database {', '.join(sorted(lacking))}: switch the part on that uses it")
+        raise Unchanged(
+            f"this release has no database {', '.join(sorted(lacking))}: switch the part on that uses it, or add it to mariadb.databases"
+        )
     return manifest
 
 
@@ -949,6 +978,8 @@ def occupied() -> Iterator[str]:
         with contextlib.closing(database(role)) as connection, connection.cursor() as cursor:
             cursor.execute("SHOW TABLES")
             tables = {row[0] for row in cursor.fetchall()}
+            if role not in EMPTY and tables:
+                yield f"{len(tables)} tables in {role}"
             for each in EMPTY.get(role, ()):
                 if (table := each.split()[0]) in tables:
                     cursor.execute(f"SELECT COUNT(*) FROM {each}")
@@ -1041,45 +1072,65 @@ def put_back(
     there: Folder | Bucket, secret: bytes, found: list[Object], stores: dict[str, Any]
 ) -> list[tuple[str, str, str]]:
     """Write objects to the release's buckets; versions that have another id now."""
+    from botocore.exceptions import ClientError
+
     renamed: list[tuple[str, str, str]] = []
+    unpinned: set[str] = set()  # buckets whose store chooses the versions itself
     progress = Progress("restored")
-    have = {
-        (role, thing["key"], thing.get("version", "")): thing["etag"]
-        for role in stores
-        for thing in objects(stores[role], buckets()[role], role)
-        if "etag" in thing
-    }
+    have: dict[tuple[str, str, str], str] = {}
+    latest: dict[tuple[str, str], str | None] = {}  # version of each key, None where it is deleted
+    for role in stores:
+        for thing in objects(stores[role], buckets()[role], role):
+            latest[role, thing["key"]] = thing.get("version", "") if "etag" in thing else None
+            if "etag" in thing:
+                have[where(thing)] = thing["etag"]
 
     def write(versions: list[Object]) -> None:
-        # versions of a key one after another, oldest first
+        # versions of a key one after another, oldest first: the last one written is the one that readers get
         for position, thing in enumerate(versions):
-            store, bucket = stores[thing["bucket"]], buckets()[thing["bucket"]]
-            if thing.get("deleted"):
-                store.delete_object(Bucket=bucket, Key=thing["key"])
-                continue
+            role, key = thing["bucket"], thing["key"]
             newest = position == len(versions) - 1
-            if have.get(where(thing)) == thing["etag"] and (newest or "version" in thing):
+            if thing.get("deleted"):
+                if latest.get((role, key), "") is not None:
+                    stores[role].delete_object(Bucket=buckets()[role], Key=key)
                 continue
-            with SpooledTemporaryFile(8 * CHUNK, dir=WORK) as file, there.open(place(thing["blob"])) as source:
-                chunks = unseal(secret, thing["blob"], source)
-                header = json.loads(next(chunks))
-                for chunk in chunks:
-                    file.write(chunk)
-                if file.tell() != thing["size"]:
-                    raise Failure(f"the copy of {thing['key']} has {file.tell()} bytes instead of {thing['size']}")
-                file.seek(0)
-                extra = {"Metadata": header["metadata"]} | ({"ContentType": header["type"]} if header["type"] else {})
-                if "version" not in thing:
-                    store.upload_fileobj(file, bucket, thing["key"], ExtraArgs=extra)
-                else:
-                    WISH[threading.get_ident()] = thing["version"]
-                    try:
-                        made = store.put_object(Bucket=bucket, Key=thing["key"], Body=file, **extra)
-                    finally:
-                        WISH.pop(threading.get_ident())
-                    if made.get("VersionId") != thing["version"]:
-                        renamed.append((thing["key"], thing["version"], made.get("VersionId", "")))
+            there_already = have.get(where(thing)) == thing["etag"]
+            if there_already and ("version" in thing if not newest else latest[role, key] == thing.get("version", "")):
+                continue
+            latest[role, key] = version = put(thing)
+            if version != thing.get("version", version):
+                renamed.append((key, thing["version"], version))
             progress.add(thing["size"])
+
+    def put(thing: Object) -> str:
+        """Write an object; the id of its version, if it has one."""
+        store, bucket = stores[thing["bucket"]], buckets()[thing["bucket"]]
+        with SpooledTemporaryFile(8 * CHUNK, dir=WORK) as file, there.open(place(thing["blob"])) as source:
+            chunks = unseal(secret, thing["blob"], source)
+            header = json.loads(next(chunks))
+            for chunk in chunks:
+                file.write(chunk)
+            if file.tell() != thing["size"]:
+                raise Failure(f"the copy of {thing['key']} has {file.tell()} bytes instead of {thing['size']}")
+            file.seek(0)
+            extra = {"Metadata": header["metadata"]} | ({"ContentType": header["type"]} if header["type"] else {})
+            if "version" not in thing:
+                store.upload_fileobj(file, bucket, thing["key"], ExtraArgs=extra)
+                return ""
+            if thing["bucket"] not in unpinned:
+                WISH[threading.get_ident()] = thing["version"]
+                try:
+                    return store.put_object(Bucket=bucket, Key=thing["key"], Body=file, **extra).get("VersionId", "")
+                except ClientError as error:
+                    if code(error) not in ("InvalidArgument", "InvalidRequest", "NotImplemented", "EntityTooLarge"):
+                        raise
+                    if code(error) != "EntityTooLarge":
+                        unpinned.add(thing["bucket"])  # AWS: "This operation does not accept a version-id"
+                finally:
+                    WISH.pop(threading.get_ident())
+                file.seek(0)
+            store.upload_fileobj(file, bucket, thing["key"], ExtraArgs=extra)
+            return store.head_object(Bucket=bucket, Key=thing["key"]).get("VersionId", "")
 
     groups = itertools.groupby(found, lambda thing: (thing["bucket"], thing["key"]))
     together(lambda group: write(group["versions"]), ({"versions": list(things)} for _, things in groups))
@@ -1212,9 +1263,22 @@ def tell() -> None:
         whole = backups(there)
         ids = {manifest["id"] for manifest in whole}
         begun = sorted({name.split("/")[1] for name, _, _ in there.list("backups")} - ids)
-    names = ("id", "made", "begun", "release", "namespace", "chart", "key", "objects", "bytes", "stored", "new")
+    names = (
+        "id",
+        "made",
+        "begun",
+        "release",
+        "namespace",
+        "chart",
+        "key",
+        "objects",
+        "bytes",
+        "stored",
+        "new",
+        "empty",
+    )
     for manifest in whole:
-        print("listed " + json.dumps({name: manifest[name] for name in names}), flush=True)
+        print("listed " + json.dumps({name: manifest.get(name) for name in names}), flush=True)
     for identity in begun:
         print("listed " + json.dumps({"id": identity, "incomplete": True}), flush=True)
 

@@ -291,6 +291,11 @@ GROUPS: dict[str, dict[str, Fault]] = {
             "the last Job of a CronJob failed",
             "kubectl -n {namespace} logs job/{job}; then try: kubectl -n {namespace} create job --from=cronjob/{name} {name}-now",
         ),
+        "restore-unfinished": Fault(
+            "MLflow answers 503, no backups are made",
+            "a restore was interrupted, or failed: half of a backup is there, and what writes stays stopped",
+            "iml4e --release {release} --namespace {namespace} restore {name}",
+        ),
         "cron-job-suspended": Fault(
             "Deleted runs keep their space; runs in MLflow stay `RUNNING`",
             "somebody suspended a CronJob",

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from iml4e import why
+from iml4e.backup import BEFORE, MARK
 from iml4e.cluster import Object, secrets_in_environment
 from iml4e.doctor.faults import Finding
 from iml4e.doctor.state import MODEL, MOST, RUN, State, age, is_ready, one_line, telling, troubled
@@ -58,7 +59,8 @@ def _workload(state: State, kind: str, workload: Object) -> Iterator[Finding]:
     name, wanted = workload["metadata"]["name"], workload["spec"].get("replicas", 1)
     about = f"{kind} {name}"
     if kind != "DaemonSet" and wanted == 0:
-        yield state.finding("scaled-to-zero", about, "it has 0 replicas", object=f"{kind.lower()}/{name}")
+        if BEFORE not in annotations_of(workload):  # else a restore stopped it
+            yield state.finding("scaled-to-zero", about, "it has 0 replicas", object=f"{kind.lower()}/{name}")
         return
     makers = _makers(state, kind, workload)
     newest = makers[-1:] if kind == "Deployment" else makers
@@ -200,7 +202,11 @@ def _jobs(state: State) -> Iterator[Finding]:
             loose.append(job)
     for uid, cron in crons.items():
         name = cron["metadata"]["name"]
-        if cron["spec"].get("suspend"):
+        notes = annotations_of(cron)
+        if backup := notes.get(MARK):
+            said = f"half of backup {backup} is restored, and MLflow and Kubeflow Pipelines stay stopped"
+            yield state.finding("restore-unfinished", f"CronJob {name}", said, name=backup)
+        if cron["spec"].get("suspend") and BEFORE not in notes:
             yield state.finding("cron-job-suspended", f"CronJob {name}", "it is suspended", name=name)
         if (job := last.get(uid)) and (failed := _failed(state, job)):
             yield state.finding("cron-job", f"CronJob {name}", failed, name=name, job=job["metadata"]["name"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 import requests
 from sklearn.datasets import load_wine
 
-from support import drill
+from support import drill, helm, releases
 from support.drill import NEW, OLD, Release, opened
 from support.k8s import Cluster
 
@@ -131,6 +133,11 @@ def test_a_restored_release_answers_as_the_one_that_was_backed_up(
         # what a refused restore stopped runs again
         new.cluster.wait_ready("Deployment", f"{NEW}-mlflow", 60)
 
+        # a new installation that backs itself up before its restore, as its CronJob does in the first night
+        empty = json.loads(new.run("iml4e", "backup", "--json"))["id"]
+        assert [
+            each["id"] for each in json.loads(new.run("iml4e", "backup", "--list", "--json")) if each.get("empty")
+        ] == [empty]
         begun = time.monotonic()
         said = new.run("iml4e", "restore")
         took = time.monotonic() - begun
@@ -151,14 +158,44 @@ def test_a_restored_release_answers_as_the_one_that_was_backed_up(
         new.run("iml4e", "delete", "fraud")
 
 
-def test_a_restore_that_is_interrupted_goes_on(clusters: Callable[[str], Cluster], backups: Any) -> None:
+@contextlib.contextmanager
+def kept_as_in_git(there: Cluster, name: str) -> Iterator[None]:
+    """A GitOps controller that sets the replicas of a Deployment back to 1, as Argo CD's `selfHeal` does."""
+    stopped = threading.Event()
+    replicas = ("patch", "deployment", name, "--field-manager=argocd-controller", "-p", '{"spec": {"replicas": 1}}')
+
+    def heal() -> None:
+        while not stopped.wait(0.5):
+            if there.workload("Deployment", name)["spec"]["replicas"] == 0:
+                there.kubectl(*replicas)
+
+    there.kubectl("annotate", "deployment", name, "argocd.argoproj.io/tracking-id=iml4e")
+    thread = threading.Thread(target=heal)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join()
+        there.kubectl("annotate", "deployment", name, "argocd.argoproj.io/tracking-id-")
+
+
+def test_a_restore_that_is_interrupted_goes_on(
+    clusters: Callable[[str], Cluster], backups: Any, tmp_path: Path
+) -> None:
     there = clusters(NEW)
     with opened(there) as new:
         (identity,) = [
             each["id"]
             for each in json.loads(new.run("iml4e", "backup", "--list", "--json"))
-            if not each.get("incomplete")
+            if not each.get("incomplete") and not each.get("empty")
         ]
+        # somebody overwrites a dataset
+        (tmp_path / "a.csv").write_text("by mistake\n3\n")
+        new.run("iml4e", "data", "put", str(tmp_path), "fraud/2026")
+        with kept_as_in_git(there, f"{NEW}-mlflow"):
+            said = new.run("iml4e", "restore", identity, "--force", fails=True)
+        assert f"Deployment {NEW}-mlflow was started during the restore by argocd-controller" in said
         # MariaDB refuses the load in the middle: its user may no longer write
         pod = f"{NEW}-mariadb-0"
         there.exec(pod, "mariadb", "-e", "REVOKE INSERT ON mlflow.* FROM mlflow", container="mariadb")
@@ -168,8 +205,19 @@ def test_a_restore_that_is_interrupted_goes_on(clusters: Callable[[str], Cluster
         # nobody works on half of the data, and nobody keeps it as a backup
         assert there.workload("Deployment", f"{NEW}-mlflow")["spec"]["replicas"] == 0
         assert f"half of backup {identity} is restored" in new.run("iml4e", "backup", fails=True)
+        report = new.run("iml4e", "doctor", fails=True)
+        assert f"half of backup {identity} is restored" in report
+        assert "it has 0 replicas" not in report
+        with pytest.raises(helm.HelmError, match=f"half of backup {identity} is restored"):
+            releases.upgrade(there)
         there.exec(pod, "mariadb", "-e", "GRANT ALL PRIVILEGES ON mlflow.* TO mlflow", container="mariadb")
         assert f"{identity} is restored" in new.run("iml4e", "restore")
         assert there.is_ready("Deployment", f"{NEW}-mlflow")
         client = mlflow.MlflowClient(f"{new.gateway}/mlflow", f"{new.gateway}/mlflow")
         assert [each.name for each in client.search_registered_models()] == ["fraud"]
+        new.run("iml4e", "data", "get", "fraud/2026", "-o", str(tmp_path / "restored"))
+        assert (tmp_path / "restored" / "a.csv").read_text() == "changed\n2\n"
+        # the next upgrade may change replicas
+        deployment = there.workload("Deployment", f"{NEW}-mlflow")
+        assert "iml4e-restore" not in [each["manager"] for each in deployment["metadata"]["managedFields"]]
+        releases.upgrade(there, mlflow={"podAnnotations": {"note": "restored"}})

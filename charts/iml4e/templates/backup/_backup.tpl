@@ -33,6 +33,15 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- $_ := set $databases "mlflow" (tpl .Values.database.existingSecret .) }}
 {{- $_ := set $buckets "mlflow" (dict "name" .Values.global.s3.buckets.mlflow "secret" (tpl .Values.s3.existingSecret .)) }}
 {{- end }}
+{{- /* databases that people added to those of the parts */}}
+{{- with .Subcharts.mariadb }}
+{{- range .Values.databases }}
+{{- if not (has .name (list "mlflow" "mlpipeline" "metadb")) }}
+{{- $order = append $order .name }}
+{{- $_ := set $databases .name (tpl (.existingSecret | default "") $ | default (printf "%s-db-%s" $.Release.Name (replace "_" "-" .name))) }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- if or $on.mlflow $on.pipelines }}
 {{- $_ := set $buckets "datasets" (dict "name" .Values.global.s3.buckets.datasets "secret" (tpl .Values.runner.s3Secret .)) }}
 {{- end }}
@@ -47,6 +56,12 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- $stores := include "backup.stores" . | fromYaml }}
 {{- $buckets := dict }}
 {{- range $role, $bucket := $stores.buckets }}{{ $_ := set $buckets $role $bucket.name }}{{ end }}
+{{- $left := list }}
+{{- with .Subcharts.minio }}
+{{- range .Values.buckets }}
+{{- if not (has (tpl .name $) (values $.Values.global.s3.buckets)) }}{{ $left = append $left (tpl .name $) }}{{ end }}
+{{- end }}
+{{- end }}
 {{- $ca := or .Values.global.caCertificate.existingSecret .Values.global.caCertificate.existingConfigMap }}
 - name: MODE
   value: backup
@@ -74,6 +89,8 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
   value: {{ dict "name" (tpl .Values.global.gateway.name .) "namespace" (tpl .Values.global.gateway.namespace .) | toJson | quote }}
 - name: BUCKETS
   value: {{ toJson $buckets | quote }}
+- name: BUCKETS_LEFT_OUT
+  value: {{ $left | uniq | join " " | quote }}
 - name: S3_ENDPOINT
   value: {{ tpl .Values.global.s3.endpoint . | quote }}
 - name: S3_REGION

@@ -76,6 +76,13 @@ Port {{ $taken }} of the nodes belongs to Service {{ $there.name }} in namespace
 {{- end }}
 {{- end }}
 
+{{- /* An interrupted restore: MLflow and Kubeflow Pipelines stay at 0 replicas until it has ended. */}}
+{{- define "iml4e.findings.restore" }}
+{{- with dig "metadata" "annotations" "iml4e.org/restoring" "" (lookup "batch/v1" "CronJob" .Release.Namespace (printf "%s-backup" .Release.Name) | default dict) }}
+half of backup {{ . }} is restored, and an upgrade would start MLflow on it: finish that with `iml4e restore {{ . }}`, then upgrade.
+{{- end }}
+{{- end }}
+
 {{- /* Workloads that `kubectl scale` or an autoscaler gave another number of replicas than the values: Helm 4 would stop at the first of them with half
        of the objects changed, Helm 3 would silently set the number back. */}}
 {{- define "iml4e.findings.scaled" }}
