@@ -54,7 +54,7 @@ class Release:
         )
         print(f"$ {' '.join(command)[:80]}\n{done.stdout}{done.stderr}")
         assert bool(done.returncode) is fails, done.stdout[-2000:] + done.stderr[-2000:]
-        return done.stderr if fails else done.stdout
+        return done.stderr + done.stdout if fails else done.stdout
 
 
 @contextlib.contextmanager

@@ -134,6 +134,7 @@ def test_a_restored_release_answers_as_the_one_that_was_backed_up(
         new.cluster.wait_ready("Deployment", f"{NEW}-mlflow", 60)
 
         # a new installation that backs itself up before its restore, as its CronJob does in the first night
+        new.cluster.apply(drill.secret("token", {"token": "another"}))
         empty = json.loads(new.run("iml4e", "backup", "--json"))["id"]
         assert [
             each["id"] for each in json.loads(new.run("iml4e", "backup", "--list", "--json")) if each.get("empty")
