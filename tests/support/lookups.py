@@ -55,6 +55,8 @@ class _Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
     protocol_version = "HTTP/1.1"
+    #: An answer in one packet: in two it takes 40 ms more.
+    wbufsize = 1 << 16
 
     def log_message(self, *_: Any) -> None:
         """Say nothing."""
@@ -143,7 +145,9 @@ def api_server(*things: Object, only: str = "") -> Iterator[Path]:
 def render(*things: Object, values: Mapping[str, Any], only: str = "", install: bool = False) -> tuple[Object, ...]:
     """What an upgrade, or an installation, makes of these objects of the cluster."""
     with api_server(*things, only=only) as config:
-        options = ("--dry-run=server", "--disable-openapi-validation", "--kubeconfig", str(config), "--skip-crds")
+        options = (
+            "--dry-run=server", "--disable-openapi-validation", "--skip-crds", "--kubeconfig", str(config), "--qps=1000", "--burst-limit=1000",
+        )  # fmt: skip
         return helm.render("laptop", values, options=(*options, *(() if install else ("--is-upgrade",))))
 
 
