@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from support import helm
 from support.helm import CHART, NAMESPACE, RELEASE, HelmError
 from support.k8s import Cluster
+from support.lookups import NAMESPACED
 
 ELSEWHERE = "owners"
 #: A release beside another one.
@@ -131,6 +133,24 @@ def test_a_node_port_that_another_service_has_is_refused(elsewhere: str, values:
 
 def test_a_release_beside_this_one_is_fine(elsewhere: str) -> None:
     assert "STATUS: pending-install" in install("other", *BESIDE)
+
+
+def test_an_account_with_rights_in_one_namespace_installs_there(cluster: Cluster, elsewhere: str) -> None:
+    there, group, name = Cluster(cluster.config, elsewhere), "rbac.authorization.k8s.io", "namespaced"
+    subjects = [{"apiGroup": group, "kind": "User", "name": name}]
+    binding = {"apiVersion": f"{group}/v1", "kind": "RoleBinding", "subjects": subjects}
+    # Kubernetes gives routes to nobody but cluster-admin
+    routes = [{"apiGroups": ["gateway.networking.k8s.io"], "resources": ["httproutes"], "verbs": ["get", "create"]}]
+    there.apply({"apiVersion": f"{group}/v1", "kind": "Role", "metadata": {"name": "routes"}, "rules": routes})
+    for kind, role in (("ClusterRole", "admin"), ("Role", "routes")):
+        reference = {"apiGroup": group, "kind": kind, "name": role}
+        there.apply(binding | {"metadata": {"name": role}, "roleRef": reference})
+    values = (f"--set-json={key}={json.dumps(value)}" for key, value in NAMESPACED.items())
+    said = helm.helm(
+        "install", name, CHART, "--namespace", elsewhere, "--skip-crds", "--dry-run=server", "--kube-as-user", name,
+        *values,
+    )  # fmt: skip
+    assert "STATUS: pending-install" in said
 
 
 def test_the_release_is_no_stranger_to_itself() -> None:

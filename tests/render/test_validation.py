@@ -370,8 +370,9 @@ def test_values_that_only_look_wrong_are_fine(what: str) -> None:
 
 
 def test_every_sentence_is_tried() -> None:
-    # what only a cluster can tell is tried there: tests/e2e/test_volumes.py, test_owners.py. Names: test_release_names.py
-    elsewhere = ("_cluster.tpl", "_volumes.tpl")
+    # what only a cluster can tell is tried there: tests/e2e/test_volumes.py, test_owners.py; or with objects of one: test_left_behind.py.
+    # Names: test_release_names.py
+    elsewhere = ("_cluster.tpl", "_volumes.tpl", "_data.tpl")
     files = [CHART / "templates" / "validate", *CHART.glob("charts/*/templates/validate.yaml")]
     files += CHART.glob("charts/*/templates/*/_findings.tpl")
     texts = [file for path in files for file in ([path] if path.is_file() else path.glob("_*.tpl"))]

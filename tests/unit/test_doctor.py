@@ -425,6 +425,18 @@ def test_volume_claims(claim: Object, events: list[str], fault: str | None) -> N
     assert set(found) == ({fault} if fault else set())
 
 
+def test_a_claim_without_a_volume_goes_with_the_stateful_set_that_would_make_it_again() -> None:
+    spec = {"volumeClaimTemplates": [{"metadata": {"name": "data"}}]}
+    sets = [thing(name, spec=spec) for name in ("iml4e-maria", "iml4e-mariadb")]
+    for claim, named in (
+        ("data-iml4e-mariadb-0", "statefulset/iml4e-mariadb pvc/data-iml4e-mariadb-0"),
+        ("mine", "pvc/mine"),
+    ):
+        waiting = thing(claim, spec={}, status={"phase": "Pending"})
+        [found] = workloads._claims(state(PersistentVolumeClaim=[waiting], StatefulSet=sets))
+        assert f"kubectl -n iml4e delete {named}, which" in found.cure
+
+
 def test_a_pod_that_goes_on_ending() -> None:
     held = pod("held", metadata={"deletionTimestamp": ago(100), "finalizers": ["example.org/hold"]})
     assert "finalizer example.org/hold" in faults(workloads.check(state(Pod=[held])))["terminating"]

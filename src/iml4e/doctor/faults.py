@@ -305,8 +305,9 @@ GROUPS: dict[str, dict[str, Fault]] = {
     "Volumes": {
         "claim": Fault(
             "A volume claim is `Pending`",
-            "its storage class does not exist, or its provisioner does not run",
-            "kubectl get storageclass; then correct global.storageClass, kubectl -n {namespace} delete pvc {name}, and " + UPGRADE,
+            "its storage class does not exist, its provisioner does not run, or no disk has that much room; a StatefulSet asks for the class and size that it was made with",
+            "kubectl get storageclass; then start the provisioner, or correct persistence (or global.storageClass) in the values,"
+            " kubectl -n {namespace} delete {object}, which have no data yet, and " + UPGRADE,
         ),
         "claim-lost": Fault(
             "A volume claim is `Lost`",

@@ -291,7 +291,19 @@ def _claims(state: State) -> Iterator[Finding]:
                 told = [e["message"] for e in events]
             said = f": {telling(told[-1])}" if told else ""
             text = f"no volume is made for storage class {claim['spec'].get('storageClassName') or '(none)'}{said}"
-            yield state.finding("claim", f"PersistentVolumeClaim {name}", text, name=name)
+            yield state.finding(
+                "claim", f"PersistentVolumeClaim {name}", text, object=f"{_maker(state, name)}pvc/{name}"
+            )
+
+
+def _maker(state: State, claim: str) -> str:
+    """The StatefulSet of a claim, which would make the same claim again, as a word for kubectl; empty: somebody made the claim."""
+    for each in state.of("StatefulSet"):
+        name = each["metadata"]["name"]
+        for template in each["spec"].get("volumeClaimTemplates") or []:
+            if re.fullmatch(re.escape(f"{template['metadata']['name']}-{name}-") + r"\d+", claim):
+                return f"statefulset/{name} "
+    return ""
 
 
 def _of_models(state: State) -> list[Object]:

@@ -3,9 +3,11 @@
 {{- $on := dict }}
 {{- range .Chart.Dependencies }}{{ $_ := set $on .Name true }}{{ end }}
 {{- $kserve := and $on.kserve .Values.kserve.controller.enabled }}
-{{- /* only parts with a ClusterRole: an installation without them needs no right to read ClusterRoles */}}
+{{- /* only parts with a ClusterRole: who may not make one may not read ClusterRoles and other namespaces, and lookup ends with an error there */}}
+{{- $wide := false }}
 {{- range $part, $makes := dict "gateway" $on.gateway "prometheus" (and $on.prometheus (eq .Values.global.monitoring.mode "bundled")) "kserve" $kserve }}
 {{- if $makes }}
+{{- $wide = true }}
 {{- $name := printf "%s-%s" $.Release.Name $part }}
 {{- with include "iml4e.otherOwner" (dict "object" (lookup "rbac.authorization.k8s.io/v1" "ClusterRole" "" $name) "Release" $.Release) }}
 {{ . }} owns the cluster-wide objects of this name, ClusterRole {{ $name }} for example: choose another release name.
@@ -45,7 +47,7 @@ global.monitoring.mode is operator, but the cluster does not know {{ join ", " .
 {{- end }}
 {{- end }}
 {{- /* only at the installation, here and below: an upgrade may run without the right to list objects of other namespaces */}}
-{{- if and .Release.IsInstall .Values.global.networkPolicy.enabled }}
+{{- if and $wide .Release.IsInstall .Values.global.networkPolicy.enabled }}
 {{- $known := list }}
 {{- range .Values.global.networkPolicy.dns.ports }}{{ $known = append $known (int .) }}{{ end }}
 {{- range (lookup "discovery.k8s.io/v1" "EndpointSlice" "kube-system" "").items }}

@@ -12,13 +12,23 @@
 {{- if eq $part "prometheus" }}{{ $_ := set $volumes "prometheus.alertmanager" $.Values.prometheus.alertmanager.persistence }}{{ end }}
 {{- end }}
 {{- range $part, $wanted := $volumes }}
-{{- $name := printf "data-%s-%s-0" $.Release.Name (trimPrefix "prometheus." $part) }}
+{{- $set := printf "%s-%s" $.Release.Name (trimPrefix "prometheus." $part) }}
+{{- $name := printf "data-%s-0" $set }}
 {{- with lookup "v1" "PersistentVolumeClaim" $.Release.Namespace $name }}
 {{- /* a number without a unit is a float to Helm */}}
 {{- $size := kindIs "float64" $wanted.size | ternary ($wanted.size | toJson) (toString $wanted.size) }}
 {{- $there := .spec.resources.requests.storage }}
 {{- $class := $wanted.storageClass | default $.Values.global.storageClass }}
 {{- $classThere := .spec.storageClassName | default "" }}
+{{- if and (eq (dig "status" "phase" "" .) "Pending") (not .spec.volumeName) }}
+{{- /* without a volume there is no data, and both can go. The StatefulSet says whether the class is the cluster's default, which a claim names */}}
+{{- $made := lookup "apps/v1" "StatefulSet" $.Release.Namespace $set | default dict }}
+{{- $former := empty $class | ternary "" $classThere }}
+{{- with $made }}{{ $former = (first .spec.volumeClaimTemplates).spec.storageClassName | default "" }}{{ end }}
+{{- if or (ne $class $former) (ne (include "iml4e.bytes" $size | float64) (include "iml4e.bytes" $there | float64)) }}
+Claim {{ $name }} waits for a volume of storage class {{ quote $classThere }} with {{ $there }}, and {{ $part }}.persistence asks for {{ with $class }}class {{ quote . }}{{ else }}the default class{{ end }} with {{ $size }}. Nothing was changed. The claim has no data: remove it, then repeat this command: kubectl -n {{ $.Release.Namespace }} delete {{ if $made }}statefulset/{{ $set }} {{ end }}pvc/{{ $name }}
+{{- end }}
+{{- else }}
 {{- if and $class (ne $class $classThere) }}
 Volume {{ $name }} is of storage class {{ quote $classThere }} and cannot change to {{ quote $class }}: set {{ $part }}.persistence.storageClass to {{ quote $classThere }}, or move the data to a new volume (docs/install.md, Volumes).
 {{- end }}
@@ -27,6 +37,7 @@ Volume {{ $name }} has {{ $there }} and cannot shrink to {{ $size }}: set {{ $pa
 {{- end }}
 {{- if gt (include "iml4e.bytes" $size | float64) (include "iml4e.bytes" $there | float64) }}
 Volume {{ $name }} has {{ $there }}, and {{ $part }}.persistence.size asks for {{ $size }}. Nothing was changed. Grow the volume, then repeat this command (a storage class without allowVolumeExpansion refuses that: docs/install.md, Volumes, has another way): kubectl -n {{ $.Release.Namespace }} patch pvc {{ $name }} -p '{"spec":{"resources":{"requests":{"storage":"{{ $size }}"}}}}'
+{{- end }}
 {{- end }}
 {{- end }}
 {{- end }}
