@@ -262,19 +262,19 @@ def test_dns_and_api_server() -> None:
     every = policy("home")["egress"]
     names = [{"port": port, "protocol": protocol} for port in (53, 1053, 5353) for protocol in ("UDP", "TCP")]
     assert {"ports": names} in every
-    assert {"ports": [{"port": port, "protocol": "TCP"} for port in (443, 6443)]} in every
+    assert {"ports": [{"port": port, "protocol": "TCP"} for port in (443, 6443, 8443, 16443)]} in every
     peer, block = (
         {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}},
         {"cidr": "10.0.0.1/32"},
     )
-    narrow = network_policy(dns={"peers": [peer], "ports": [53]}, apiServer={"blocks": [block], "ports": [16443]})
+    narrow = network_policy(dns={"peers": [peer], "ports": [53]}, apiServer={"blocks": [block], "ports": [26443]})
     every = policy("home", narrow)["egress"]
     assert {"to": [peer], "ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]} in every
-    assert {"to": [{"ipBlock": block}], "ports": [{"port": 16443, "protocol": "TCP"}]} in every
+    assert {"to": [{"ipBlock": block}], "ports": [{"port": 26443, "protocol": "TCP"}]} in every
     for name in PODS:
         spec = policy(PODS[name].policy, narrow)
         asks = any(flow.to == "api" and name in flow.sources for flow in FLOWS)
-        assert ("16443" in json.dumps(spec)) == asks, name
+        assert ("26443" in json.dumps(spec)) == asks, name
         assert "kube-system" in json.dumps(spec), name
 
 

@@ -57,6 +57,13 @@ The name server of this cluster (kube-dns in kube-system) listens on port {{ .po
 {{- end }}
 {{- end }}
 {{- end }}
+{{- $known = list }}
+{{- range .Values.global.networkPolicy.apiServer.ports }}{{ $known = append $known (int .) }}{{ end }}
+{{- range (lookup "discovery.k8s.io/v1" "EndpointSlice" "default" "kubernetes").ports }}
+{{- if not (has (int .port) $known) }}
+The API server of this cluster (kubernetes in default) listens on port {{ .port }}, which no pod of the release may reach: add {{ .port }} to global.networkPolicy.apiServer.ports.
+{{- end }}
+{{- end }}
 {{- end }}
 {{- if and .Release.IsInstall $on.gateway (eq .Values.gateway.service.type "NodePort") }}
 {{- $own := printf "%s-gateway" .Release.Name }}
