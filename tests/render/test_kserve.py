@@ -171,6 +171,20 @@ def test_models_come_from_s3_by_the_image_of_the_release() -> None:
     assert container["command"] == ["python", "-c", (CHART / "charts/kserve/files/fetch.py").read_text()]
 
 
+def test_environment_of_downloads_reaches_every_place_they_come_from() -> None:
+    more = [
+        {"name": "HTTPS_PROXY", "value": "http://proxy.example.org:3128"},
+        {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}},
+    ]
+    values = {"kserve": {"storageInitializer": {"extraEnv": more}}}
+    for own, given in zip(
+        of_kind(render("laptop"), "ClusterStorageContainer"),
+        of_kind(render("laptop", values), "ClusterStorageContainer"),
+        strict=True,
+    ):
+        assert given["spec"]["container"]["env"] == own["spec"]["container"]["env"] + more
+
+
 def test_beside_another_kserve_only_what_models_need_is_installed() -> None:
     objects = render("laptop", {"kserve": {"controller": {"enabled": False}}})
     of_the_part = [

@@ -265,6 +265,18 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"gateway": {"extraEnv": [{"name": "TZ", "value": "UTC"}, {"name": "TZ", "value": "CET"}]}},
         "gateway.extraEnv names TZ twice: remove one of both.",
     ),
+    "a variable that the chart sets for downloads": (
+        {"kserve": {"storageInitializer": {"extraEnv": [{"name": "TMPDIR", "value": "/tmp"}]}}},
+        "kserve.storageInitializer.extraEnv sets TMPDIR, which the chart sets: remove that entry, because a container takes no variable twice.",
+    ),
+    "a variable of downloads twice": (
+        {
+            "kserve": {
+                "storageInitializer": {"extraEnv": [{"name": "TZ", "value": "UTC"}, {"name": "TZ", "value": "CET"}]}
+            }
+        },
+        "kserve.storageInitializer.extraEnv names TZ twice: remove one of both.",
+    ),
     "an unknown shared fact": (
         {"global": {"storageClas": "fast"}},
         "global.storageClas is no value of this chart: correct or remove it",
@@ -558,6 +570,12 @@ def test_a_load_balancer_that_somebody_insists_on_lets_in_only_its_ranges() -> N
     service = {"type": "LoadBalancer", "loadBalancerSourceRanges": ranges}
     objects = render("cloud", {"gateway": {"service": service, "allowAnonymous": True}})
     assert find(objects, "Service", "iml4e-gateway")["spec"]["loadBalancerSourceRanges"] == ranges
+
+
+@pytest.mark.parametrize("values", [{"name": "A", "value": 1}, {"name": "A", "text": "1"}], ids=json.dumps)
+def test_environment_of_downloads_has_the_same_shape(values: dict[str, Any]) -> None:
+    with pytest.raises(HelmError, match="/kserve/storageInitializer/extraEnv/0"):
+        render("laptop", {"kserve": {"storageInitializer": {"extraEnv": [values]}}})
 
 
 @pytest.mark.parametrize("values", [{"name": "A", "value": 1}, {"name": "A", "text": "1"}], ids=json.dumps)
