@@ -382,7 +382,7 @@ def test_values_that_only_look_wrong_are_fine(what: str) -> None:
 
 
 def test_every_sentence_is_tried() -> None:
-    # what only a cluster can tell is tried there: tests/e2e/test_volumes.py, test_owners.py; or in test_lookups.py. Names: test_release_names.py
+    # what only a cluster can tell is tried there: tests/e2e/test_volumes.py, test_owners.py; or in test_lookups.py, test_gateway.py. Names: test_release_names.py
     elsewhere = ("_cluster.tpl", "_volumes.tpl")
     files = [CHART / "templates" / "validate", *CHART.glob("charts/*/templates/validate.yaml")]
     files += CHART.glob("charts/*/templates/*/_findings.tpl")
