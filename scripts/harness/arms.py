@@ -30,7 +30,7 @@ from tests.support import helm
 LANES = os.cpu_count() or 1
 #: File, or text of an action: why no render without a cluster reaches its arms.
 ELSEWHERE = {
-    "validate/_cluster.tpl": "reads the cluster: tests/e2e/test_owners.py, test_gateway.py, test_gitops.py",
+    "validate/_cluster.tpl": "reads the cluster: tests/e2e/test_owners.py, test_gateway.py, test_gitops.py, tests/render/test_lookups.py",
     "validate/_volumes.tpl": "reads the cluster: tests/e2e/test_volumes.py",
     "with lookup ": "reads the cluster: tests/e2e/test_volumes.py",
     "meta.helm.sh/release-name": "reads the cluster: tests/e2e/test_upgrade_of_releases.py",

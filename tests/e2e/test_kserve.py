@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from kubernetes.client.exceptions import ApiException
 
 from support import serving
-from support.helm import NAMESPACE
+from support.helm import NAMESPACE, RELEASE
 from support.k8s import Cluster
 from support.platform import Gateway, Model, Traffic
 
@@ -67,6 +68,38 @@ def test_a_model_is_its_folder_and_not_its_neighbours(
     assert f"{there} files" in said
     for each in store.list_objects_v2(Bucket=bucket, Prefix=f"{name}/")["Contents"]:
         store.delete_object(Bucket=bucket, Key=each["Key"])
+
+
+def test_a_model_is_read_with_the_key_that_storage_names(
+    cluster: Cluster, gateway: Gateway, name: str, storage_uri: str, bottle: dict[str, float]
+) -> None:
+    """`storage` in place of `storageUri`: place and key are in Secret storage-config."""
+    if cluster.get("v1", "Secret", "storage-config"):
+        pytest.skip("the namespace has a Secret storage-config of somebody else")
+    keys = cluster.secret(f"{RELEASE}-s3-models")
+    bucket, _, path = storage_uri.removeprefix("s3://").partition("/")
+    entry = {
+        "type": "s3",
+        "bucket": bucket,
+        "endpoint_url": f"http://{RELEASE}-minio.{NAMESPACE}.svc:9000",
+        "region": "us-east-1",
+        "access_key_id": keys["AWS_ACCESS_KEY_ID"],
+        "secret_access_key": keys["AWS_SECRET_ACCESS_KEY"],
+    }
+    service = serving.inference_service(name, storage_uri, "mlflow")
+    del service["spec"]["predictor"]["model"]["storageUri"]
+    service["spec"]["predictor"]["model"]["storage"] = {"key": name, "path": path}
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "storage-config", "namespace": NAMESPACE}}
+    try:
+        cluster.apply({**secret, "stringData": {name: json.dumps(entry)}}, service, serving.route(name))
+        serving.wait_ready(cluster, name)
+        answers(cluster, gateway.model(name, NAMESPACE), f"/v1/models/{name}:predict", {"instances": [bottle]})
+        (pod,) = cluster.pods(f"serving.kserve.io/inferenceservice={name}")
+        (download,) = [each for each in pod["spec"]["initContainers"] if each["name"] == "storage-initializer"]
+        assert download["args"][0] == f"s3://{bucket}/{path}"
+        assert download["securityContext"]["readOnlyRootFilesystem"]
+    finally:
+        cluster.delete("v1", "Secret", "storage-config")
 
 
 def test_extra_packages_are_installed_at_the_start(

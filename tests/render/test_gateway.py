@@ -165,3 +165,44 @@ def test_pods_of_a_larger_gateway_do_not_go_all_at_once() -> None:
 def test_an_update_never_leaves_the_door_shut() -> None:
     strategy = find(render("laptop"), "Deployment", "iml4e-gateway")["spec"]["strategy"]
     assert strategy["rollingUpdate"]["maxUnavailable"] == 0
+
+
+#: What Traefik watches, in the versions of an older Gateway API and of the chart's.
+OLDER = {
+    "v1": ["Gateway", "GatewayClass", "GRPCRoute", "HTTPRoute"],
+    "v1alpha2": ["TLSRoute"],
+    "v1alpha3": ["BackendTLSPolicy", "TLSRoute"],
+    "v1beta1": ["Gateway", "GatewayClass", "HTTPRoute", "ReferenceGrant"],
+}
+NEWER = {"v1": [*OLDER["v1"], "BackendTLSPolicy", "TLSRoute"]}
+
+
+def serving(*versions: dict[str, list[str]]) -> tuple[str, ...]:
+    """Options of helm: a cluster that serves these kinds of the Gateway API."""
+    kinds = [
+        f"gateway.networking.k8s.io/{v}/{kind}" for each in versions for v, names in each.items() for kind in names
+    ]
+    return tuple(f"--api-versions={kind}" for kind in kinds)
+
+
+def test_an_older_gateway_api_is_told_before_the_gateway_waits_for_it() -> None:
+    with pytest.raises(HelmError) as refused:
+        render(options=serving(OLDER))
+    assert refused.value.findings == [
+        "The cluster has CRDs of an older Gateway API, without v1 of BackendTLSPolicy, TLSRoute, for which Traefik would wait for ever: "
+        "agree with their owner and run `kubectl apply --server-side --force-conflicts -f charts/iml4e/charts/gateway/crds`, or set "
+        "gateway.enabled=false and name a Gateway of yours in global.gateway."
+    ]
+
+
+@pytest.mark.parametrize("options", [serving(NEWER), serving(OLDER, NEWER), serving({"v1": OLDER["v1"]})])
+def test_a_gateway_api_that_helm_completes_is_fine(options: tuple[str, ...]) -> None:
+    """Kinds that a cluster lacks come with the chart."""
+    assert render(options=options)
+
+
+def test_an_older_gateway_api_is_fine_for_who_does_not_watch_it() -> None:
+    gateway = {"name": "shared", "namespace": "infra", "url": "http://shared.infra.svc"}
+    assert render(values={"gateway": {"enabled": False}, "global": {"gateway": gateway}}, options=serving(OLDER))
+    # `iml4e upgrade` asks Helm first, and then brings the CRDs
+    assert render(options=("--is-upgrade", *serving(OLDER)))

@@ -162,11 +162,27 @@ def test_models_come_from_s3_by_the_image_of_the_release() -> None:
     """KServe's own image would fetch the folder `model2` along with `model`."""
     (mine,) = [c for c in of_kind(render("laptop"), "ClusterStorageContainer") if c["metadata"]["name"] == "iml4e-s3"]
     (other,) = [c for c in of_kind(render("laptop"), "ClusterStorageContainer") if c["metadata"]["name"] == "iml4e"]
-    assert mine["spec"]["supportedUriFormats"] == [{"prefix": "s3://"}]
-    assert {"prefix": "s3://"} not in other["spec"]["supportedUriFormats"]
+    # the second is what KServe matches for `storage.path`
+    formats = [{"prefix": "s3://"}, {"prefix": "<scheme-placeholder>://"}]
+    assert mine["spec"]["supportedUriFormats"] == formats
+    assert not [each for each in formats if each in other["spec"]["supportedUriFormats"]]
     container = mine["spec"]["container"]
     assert container["image"] == "ghcr.io/mlflow/mlflow:v3.17.2-full"
     assert container["command"] == ["python", "-c", (CHART / "charts/kserve/files/fetch.py").read_text()]
+
+
+def test_environment_of_downloads_reaches_every_place_they_come_from() -> None:
+    more = [
+        {"name": "HTTPS_PROXY", "value": "http://proxy.example.org:3128"},
+        {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}},
+    ]
+    values = {"kserve": {"storageInitializer": {"extraEnv": more}}}
+    for own, given in zip(
+        of_kind(render("laptop"), "ClusterStorageContainer"),
+        of_kind(render("laptop", values), "ClusterStorageContainer"),
+        strict=True,
+    ):
+        assert given["spec"]["container"]["env"] == own["spec"]["container"]["env"] + more
 
 
 def test_beside_another_kserve_only_what_models_need_is_installed() -> None:

@@ -205,6 +205,30 @@ def test_port_of_an_address_elsewhere(endpoint: str, port: int) -> None:
     assert port == 9000 or "9000" not in rules("mlflow", "egress", values)
 
 
+@pytest.mark.parametrize(
+    ("host", "namespace", "outside"),
+    [
+        ("store.rook-ceph.svc", "rook-ceph", False),
+        ("store.rook-ceph.svc.cluster.local", "rook-ceph", False),
+        ("store-0.store.rook-ceph.svc", "rook-ceph", False),
+        ("store-0.svc.rook-ceph.svc.cluster.local", "rook-ceph", False),
+        ("store.rook-ceph", "rook-ceph", True),
+        ("store.lan", "lan", True),
+        ("store", "iml4e", True),
+        ("store.example.org", "", True),
+        ("10.0.0.17", "", True),
+        ("[fd00::17]", "", True),
+    ],
+)
+def test_services_by_their_names(host: str, namespace: str, outside: bool) -> None:
+    """A Service's port says nothing of its pods': their namespace is open; what may be a host outside is open as well."""
+    values = {"global": {"s3": {"endpoint": f"http://{host}:81"}}, "minio": {"enabled": False}}
+    out = policy("mlflow", values)["egress"]
+    selector = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}}
+    assert ({"to": [selector]} in out) == bool(namespace)
+    assert ('"port": 81' in json.dumps(out)) == outside
+
+
 def test_proxy_of_steps() -> None:
     values = {
         "pipelines": {"proxy": {"http": "http://proxy.example.org:3128", "https": "http://proxy.example.org:3128"}}
@@ -262,19 +286,19 @@ def test_dns_and_api_server() -> None:
     every = policy("home")["egress"]
     names = [{"port": port, "protocol": protocol} for port in (53, 1053, 5353) for protocol in ("UDP", "TCP")]
     assert {"ports": names} in every
-    assert {"ports": [{"port": port, "protocol": "TCP"} for port in (443, 6443)]} in every
+    assert {"ports": [{"port": port, "protocol": "TCP"} for port in (443, 6443, 8443, 16443)]} in every
     peer, block = (
         {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}},
         {"cidr": "10.0.0.1/32"},
     )
-    narrow = network_policy(dns={"peers": [peer], "ports": [53]}, apiServer={"blocks": [block], "ports": [16443]})
+    narrow = network_policy(dns={"peers": [peer], "ports": [53]}, apiServer={"blocks": [block], "ports": [26443]})
     every = policy("home", narrow)["egress"]
     assert {"to": [peer], "ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]} in every
-    assert {"to": [{"ipBlock": block}], "ports": [{"port": 16443, "protocol": "TCP"}]} in every
+    assert {"to": [{"ipBlock": block}], "ports": [{"port": 26443, "protocol": "TCP"}]} in every
     for name in PODS:
         spec = policy(PODS[name].policy, narrow)
         asks = any(flow.to == "api" and name in flow.sources for flow in FLOWS)
-        assert ("16443" in json.dumps(spec)) == asks, name
+        assert ("26443" in json.dumps(spec)) == asks, name
         assert "kube-system" in json.dumps(spec), name
 
 

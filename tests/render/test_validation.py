@@ -265,6 +265,18 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"gateway": {"extraEnv": [{"name": "TZ", "value": "UTC"}, {"name": "TZ", "value": "CET"}]}},
         "gateway.extraEnv names TZ twice: remove one of both.",
     ),
+    "a variable that the chart sets for downloads": (
+        {"kserve": {"storageInitializer": {"extraEnv": [{"name": "TMPDIR", "value": "/tmp"}]}}},
+        "kserve.storageInitializer.extraEnv sets TMPDIR, which the chart sets: remove that entry, because a container takes no variable twice.",
+    ),
+    "a variable of downloads twice": (
+        {
+            "kserve": {
+                "storageInitializer": {"extraEnv": [{"name": "TZ", "value": "UTC"}, {"name": "TZ", "value": "CET"}]}
+            }
+        },
+        "kserve.storageInitializer.extraEnv names TZ twice: remove one of both.",
+    ),
     "an unknown shared fact": (
         {"global": {"storageClas": "fast"}},
         "global.storageClas is no value of this chart: correct or remove it",
@@ -370,8 +382,8 @@ def test_values_that_only_look_wrong_are_fine(what: str) -> None:
 
 
 def test_every_sentence_is_tried() -> None:
-    # what only a cluster can tell is tried there: tests/e2e/test_volumes.py, test_owners.py; or with objects of one: test_left_behind.py.
-    # Names: test_release_names.py
+    # what only a cluster can tell is tried there: tests/e2e/test_volumes.py, test_owners.py; or with objects of one: test_left_behind.py,
+    # test_lookups.py, test_gateway.py. Names: test_release_names.py
     elsewhere = ("_cluster.tpl", "_volumes.tpl", "_data.tpl")
     files = [CHART / "templates" / "validate", *CHART.glob("charts/*/templates/validate.yaml")]
     files += CHART.glob("charts/*/templates/*/_findings.tpl")
@@ -559,6 +571,12 @@ def test_a_load_balancer_that_somebody_insists_on_lets_in_only_its_ranges() -> N
     service = {"type": "LoadBalancer", "loadBalancerSourceRanges": ranges}
     objects = render("cloud", {"gateway": {"service": service, "allowAnonymous": True}})
     assert find(objects, "Service", "iml4e-gateway")["spec"]["loadBalancerSourceRanges"] == ranges
+
+
+@pytest.mark.parametrize("values", [{"name": "A", "value": 1}, {"name": "A", "text": "1"}], ids=json.dumps)
+def test_environment_of_downloads_has_the_same_shape(values: dict[str, Any]) -> None:
+    with pytest.raises(HelmError, match="/kserve/storageInitializer/extraEnv/0"):
+        render("laptop", {"kserve": {"storageInitializer": {"extraEnv": [values]}}})
 
 
 @pytest.mark.parametrize("values", [{"name": "A", "value": 1}, {"name": "A", "text": "1"}], ids=json.dumps)

@@ -12,7 +12,7 @@ from support.objects import INSTANCE, NAME, Object, of_kind
 PODS, FLOWS = table()
 ELSEWHERE = "elsewhere"
 #: Ports that rows to the cluster's services open to every address: name servers, API server, nodes; and those outside by the values.
-ANYWHERE = {"dns": (53, 1053, 5353), "api": (443, 6443), "nodes": None}
+ANYWHERE = {"dns": (53, 1053, 5353), "api": (443, 6443, 8443, 16443), "nodes": None}
 
 
 def labels(name: str, release: str = RELEASE) -> dict[str, str]:

@@ -61,7 +61,9 @@ def is_ready(cluster: Cluster, name: str) -> bool:
     wanted, template = service["spec"]["predictor"]["model"], deployment["spec"]["template"]
     source = template["metadata"].get("annotations", {}).get("internal.serving.kserve.io/storage-initializer-sourceuri")
     env = [variable for container in template["spec"]["containers"] for variable in container.get("env", [])]
-    follows = source == wanted["storageUri"] and all(variable in env for variable in wanted.get("env", []))
+    # what KServe writes where `storage` names a key and a path instead of an address
+    address = wanted.get("storageUri") or f"<scheme-placeholder>://{wanted['storage']['path']}"
+    follows = source == address and all(variable in env for variable in wanted.get("env", []))
     return follows and cluster.is_ready("Deployment", f"{name}-predictor")
 
 

@@ -59,6 +59,27 @@ The name server of this cluster (kube-dns in kube-system) listens on port {{ .po
 {{- end }}
 {{- end }}
 {{- end }}
+{{- $known = list }}
+{{- range .Values.global.networkPolicy.apiServer.ports }}{{ $known = append $known (int .) }}{{ end }}
+{{- range (lookup "discovery.k8s.io/v1" "EndpointSlice" "default" "kubernetes").ports }}
+{{- if not (has (int .port) $known) }}
+The API server of this cluster (kubernetes in default) listens on port {{ .port }}, which no pod of the release may reach: add {{ .port }} to global.networkPolicy.apiServer.ports.
+{{- end }}
+{{- end }}
+{{- end }}
+{{- /* kinds that Traefik watches; Helm makes those that are missing, and changes none that exists. `iml4e upgrade` does */}}
+{{- if and .Release.IsInstall $on.gateway }}
+{{- $older := list }}
+{{- range $kind := list "BackendTLSPolicy" "GRPCRoute" "Gateway" "GatewayClass" "HTTPRoute" "TLSRoute" }}
+{{- if not ($.Capabilities.APIVersions.Has (printf "gateway.networking.k8s.io/v1/%s" $kind)) }}
+{{- range list "v1beta1" "v1alpha3" "v1alpha2" }}
+{{- if $.Capabilities.APIVersions.Has (printf "gateway.networking.k8s.io/%s/%s" . $kind) }}{{ $older = append $older $kind }}{{ end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- with uniq $older }}
+The cluster has CRDs of an older Gateway API, without v1 of {{ join ", " . }}, for which Traefik would wait for ever: agree with their owner and run `kubectl apply --server-side --force-conflicts -f charts/iml4e/charts/gateway/crds`, or set gateway.enabled=false and name a Gateway of yours in global.gateway.
+{{- end }}
 {{- end }}
 {{- if and .Release.IsInstall $on.gateway (eq .Values.gateway.service.type "NodePort") }}
 {{- $own := printf "%s-gateway" .Release.Name }}

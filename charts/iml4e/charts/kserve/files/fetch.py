@@ -1,11 +1,13 @@
 """Fetches models from S3: `fetch.py URI FOLDER [URI FOLDER …]`, KServe's init container, in any image that has boto3.
 
 An address names one folder, with or without a slash at its end, never its neighbours; or a single object. Address of the
-store, region and keys are in the environment (AWS_…), and the certificate authorities that it trusts: AWS_CA_BUNDLE, or a
+store, region and keys are in the environment (AWS_…), or in JSON that KServe takes from Secret storage-config where an InferenceService has
+`storage` (STORAGE_CONFIG, STORAGE_OVERRIDE_CONFIG). So are the certificate authorities that it trusts: AWS_CA_BUNDLE, or a
 ConfigMap that KServe mounts (global.caCertificate.existingConfigMap). Exit codes: 1 the store cannot be read, 2 wrong call, 3 there is
 nothing at that address: starting again would not help.
 """
 
+import json
 import os
 import re
 import sys
@@ -26,6 +28,16 @@ UNTRUSTED = re.compile(
     r"certificate verify failed: (.+?) \(_ssl|hostname .+ doesn't match .+|no certificate or crl found"
 )
 
+#: Words of Secret storage-config and of `storage.parameters`, as KServe defines them, and the variables that stand for them.
+SETTINGS = {
+    "endpoint_url": "AWS_ENDPOINT_URL",
+    "access_key_id": "AWS_ACCESS_KEY_ID",
+    "secret_access_key": "AWS_SECRET_ACCESS_KEY",
+    "region": "AWS_DEFAULT_REGION",
+    "ca_bundle": "AWS_CA_BUNDLE",
+    "verify_ssl": "S3_VERIFY_SSL",
+}
+
 
 class Failed(Exception):
     """The download failed; a sentence and the exit code."""
@@ -33,6 +45,22 @@ class Failed(Exception):
     def __init__(self, sentence: str, code: int = 1) -> None:
         super().__init__(sentence)
         self.code = code
+
+
+def settings() -> None:
+    """Take into the environment what `storage` of an InferenceService says; its parameters come after its key.
+
+    Raises:
+        Failed: what KServe passes on is no JSON.
+    """
+    for name in ("STORAGE_CONFIG", "STORAGE_OVERRIDE_CONFIG"):
+        try:
+            given = json.loads(os.environ.get(name) or "{}")
+            os.environ.update({SETTINGS[key]: str(value) for key, value in given.items() if key in SETTINGS and value})
+        except (ValueError, AttributeError):
+            raise Failed(
+                "the key of Secret storage-config that storage.key names must hold a JSON object of texts", 2
+            ) from None
 
 
 def authorities() -> str | bool | None:
@@ -119,13 +147,14 @@ def main(words: list[str]) -> int:
     if not words or len(words) % 2:
         print("usage: fetch URI FOLDER [URI FOLDER …]", file=sys.stderr)
         return 2
-    for uri, folder in zip(words[0::2], words[1::2], strict=True):
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        try:
+    try:
+        settings()
+        for uri, folder in zip(words[0::2], words[1::2], strict=True):
+            Path(folder).mkdir(parents=True, exist_ok=True)
             fetch(uri, Path(folder))
-        except Failed as error:
-            print(error, file=sys.stderr)
-            return error.code
+    except Failed as error:
+        print(error, file=sys.stderr)
+        return error.code
     return 0
 
 

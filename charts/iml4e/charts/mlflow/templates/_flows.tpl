@@ -4,7 +4,14 @@
 {{- define "mlflow.egress" -}}
 {{- $url := urlParse .address }}
 {{- $own := printf "%s-%s.%s.svc" .Release.Name .service .Release.Namespace }}
-{{- $namespace := regexFind "^[^.]+[.][^.]+[.]svc([.]|$)" $url.hostname }}
+{{- /* SERVICE.NAMESPACE.svc or POD.SERVICE.NAMESPACE.svc. SERVICE.NAMESPACE and SERVICE may be hosts outside as well: both are open then */}}
+{{- $service := regexFind "^([^.]+[.]){2,3}svc([.]|$)" $url.hostname }}
+{{- $namespace := "" }}
+{{- if $service }}
+{{- $namespace = index (trimSuffix "." $service | splitList "." | reverse) 1 }}
+{{- else if regexMatch "^[-a-z0-9]+([.][-a-z0-9]*[a-z0-9])?$" $url.hostname }}
+{{- $namespace = splitList "." $url.hostname | rest | first | default .Release.Namespace }}
+{{- end }}
 {{- if or (eq $url.hostname $own) (hasPrefix (print $own ".") $url.hostname) }}
 - to:
     - podSelector:
@@ -16,13 +23,15 @@
     - port: {{ . }}
       protocol: TCP
     {{- end }}
-{{- else if $namespace }}
+{{- else }}
+{{- with $namespace }}
 # the port of its Service says nothing of the port of its pods
 - to:
     - namespaceSelector:
         matchLabels:
-          kubernetes.io/metadata.name: {{ index (splitList "." $namespace) 1 | quote }}
-{{- else if and $url.hostname .outside }}
+          kubernetes.io/metadata.name: {{ . | quote }}
+{{- end }}
+{{- if and $url.hostname .outside (not $service) }}
 - to:
     {{- range .outside }}
     - ipBlock: {{ toJson . }}
@@ -30,5 +39,6 @@
   ports:
     - port: {{ regexFind "[0-9]+$" (regexFind ":[0-9]+$" $url.host) | default (eq $url.scheme "http" | ternary "80" "443") }}
       protocol: TCP
+{{- end }}
 {{- end }}
 {{- end }}
