@@ -51,6 +51,11 @@ def why(error: Exception) -> str:
     reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
     if "certificate verify failed" in reason:
         reason += " (global.caCertificate names the authorities that are trusted)"
+    if "GET_LOCK" in reason:
+        reason += (
+            " (clusters such as Percona XtraDB Cluster allow no locks: set pxc_strict_mode=PERMISSIVE there and let the release use one "
+            "node, or name another server in global.database)"
+        )
     return reason
 
 
@@ -259,7 +264,11 @@ def main() -> None:
         sys.exit(f"gc: {where} did not let us in: {why(error)}. Nothing was deleted.")
     with database:
         # the lock goes with the connection, also when this pod is killed
-        if database.execute(text("SELECT GET_LOCK(CONCAT(DATABASE(), '.gc'), 0)")).scalar() != 1:
+        try:
+            free = database.execute(text("SELECT GET_LOCK(CONCAT(DATABASE(), '.gc'), 0)")).scalar()
+        except SQLAlchemyError as error:
+            sys.exit(f"gc: the server gives no lock: {why(error)}. Nothing was deleted.")
+        if free != 1:
             sys.exit("gc: another one is at work. Nothing was deleted; wait for its end.")
         store = SqlAlchemyStore(uri, f"s3://{bucket}")
         collector = Collector(database, store, Bucket(bucket, dry_run), int((time.time() - seconds) * 1000))
