@@ -10,10 +10,14 @@ from typing import Any
 
 import pytest
 from pymysql.err import OperationalError as Refused
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
 
 from support.helm import CHART
 
+#: Characters that mean something in a URL; %41 is no A.
+HARD = "some@body/el:se#s?%41&+$x"
+URI = "mysql+pymysql://{user}:{password}@[fd00::1]:3306/mlflow?ssl_ca=/etc/ssl/ca.crt"
 MLFLOW = CHART / "charts" / "mlflow" / "files"
 RETENTION = CHART / "charts" / "pipelines" / "files" / "retention.py"
 NO_LOCK = Refused(1105, "Percona-XtraDB-Cluster prohibits use of GET_LOCK with pxc_strict_mode = ENFORCING")
@@ -26,8 +30,59 @@ def program(path: Path) -> ModuleType:
     assert spec.loader
     made = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = made  # dataclasses look there
+    sys.path.append(str(path.parent))
     spec.loader.exec_module(made)
     return made
+
+
+@pytest.mark.parametrize("user", ["mlflow", "ml@flow"])
+@pytest.mark.parametrize("password", [HARD, "letters123", "", "@", "50%off", "ü"])
+def test_any_password_reaches_the_server_as_the_secret_has_it(
+    user: str, password: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_USER", user)
+    monkeypatch.setenv("DATABASE_PASSWORD", password)
+    monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", URI.format(user=user, password=password))
+    url = make_url(program(MLFLOW / "backend.py").uri())
+    assert (url.username, url.password or "", url.host, url.port, url.database) == (
+        user, password, "fd00::1", 3306, "mlflow"
+    )  # fmt: skip
+    assert url.query == {"ssl_ca": "/etc/ssl/ca.crt"}
+
+
+def test_an_address_without_these_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", "mysql+pymysql://u:p%40@db:3306/d")
+    for name in ("USER", "PASSWORD"):
+        monkeypatch.delenv(f"DATABASE_{name}", raising=False)
+    assert program(MLFLOW / "backend.py").uri() == "mysql+pymysql://u:p%40@db:3306/d"
+
+
+def test_a_password_that_is_percent_encoded_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Charts until 0.2.0 decoded it."""
+    migrate = program(MLFLOW / "migrate.py")
+    monkeypatch.setattr(migrate, "PATIENCE", -1)
+    denied = Refused(1045, "Access denied for user 'mlflow'@'10.0.0.1' (using password: YES)")
+    monkeypatch.setattr(migrate, "create_engine", lambda *_, **__: Closed(denied))
+    for password, told in (("p%40ss", True), ("p@ss", False)):
+        monkeypatch.setenv("DATABASE_PASSWORD", password)
+        with pytest.raises(SystemExit) as ended:
+            migrate.connect(URI)
+        assert "Access denied" in ended.value.code
+        assert ("not percent-encoded" in ended.value.code) is told
+
+
+class Closed:
+    """An engine whose server lets nobody in."""
+
+    url = make_url("mysql+pymysql://u:p@db:3306/d")
+
+    def __init__(self, error: Refused) -> None:
+        """Refuse with this."""
+        self.error = error
+
+    def connect(self) -> None:
+        """Refuse."""
+        raise OperationalError("", {}, self.error)
 
 
 class Server:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+import backend
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
@@ -252,7 +253,7 @@ def overlap(one: str, other: str) -> bool:
 def main() -> None:
     """Take the lock and make one pass."""
     started = time.monotonic()
-    uri, bucket, age = (os.environ[key] for key in ("MLFLOW_BACKEND_STORE_URI", "S3_BUCKET", "OLDER_THAN"))
+    uri, bucket, age = backend.uri(), os.environ["S3_BUCKET"], os.environ["OLDER_THAN"]
     dry_run = os.environ["DRY_RUN"] != "false"
     seconds = int(age[:-1]) * UNITS[age[-1]]
     say(f"{'dry run, nothing is deleted: ' if dry_run else ''}what users deleted more than {age} ago")

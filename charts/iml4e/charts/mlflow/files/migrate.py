@@ -13,6 +13,7 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
+import backend
 from sqlalchemy import Connection, create_engine, inspect, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
@@ -55,6 +56,9 @@ def connect(uri: str) -> Connection:
             return engine.connect()
         except SQLAlchemyError as error:
             reason = advised(str(getattr(error, "orig", None) or error))
+            if "Access denied" in reason and re.search("%[0-9A-Fa-f]{2}", os.environ.get("DATABASE_PASSWORD", "")):
+                # charts until 0.2.0 put the password into the address as it is
+                reason += " (the Secret has to hold the password as it is, not percent-encoded)"
         if time.monotonic() > give_up:
             sys.exit(
                 f"migrate: {where} did not let us in within {PATIENCE} s: {reason}. "
@@ -138,7 +142,7 @@ def migrate(connection: Connection, uri: str) -> int:
 
 def main() -> None:
     """Wait for the database, take the lock, migrate."""
-    uri = os.environ["MLFLOW_BACKEND_STORE_URI"]
+    uri = backend.uri()
     with connect(uri) as connection:
         # the lock goes with the connection, also when this pod is killed
         lock = text("SELECT GET_LOCK(CONCAT(DATABASE(), '.migration'), :wait)")
