@@ -362,6 +362,7 @@ class _Rehearsal:
                 "replicas": 1, "route": {"enabled": False}, "gc": {"enabled": False},
                 "database": {"existingSecret": f"{release}-db-mlflow", "tls": False},
                 "s3": {"existingSecret": f"{release}-s3-mlflow"},
+                "webhooks": {"existingSecret": ""},
             },
             "pipelines": {
                 "route": {"enabled": False}, "retention": {"enabled": False},

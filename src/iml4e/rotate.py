@@ -90,7 +90,14 @@ class Rotation:
                 f"release {self.release} in namespace {self.cluster.namespace} made no Secrets: rotate those that existingSecret names "
                 "where they come from (docs/security.md, Rotation)"
             )
-        planned = {each["name"] for each in json.loads(found["data"]["plan.json"])["secrets"]}
+        secrets = json.loads(found["data"]["plan.json"])["secrets"]
+        # of others all keys are `fixed` or `lasting`: those of MLflow's webhooks encrypt what its database keeps, and no other key reads that
+        planned = {each["name"] for each in secrets if each.keys() & {"generated", "alternating", "host"}}
+        if lasting := {each["name"] for each in secrets} & set(only or ()) - planned:
+            raise Error(
+                f"{', '.join(sorted(lasting))} does not rotate: what was encrypted with its key could not be read any more "
+                "(docs/security.md, Rotation)"
+            )
         if unknown := set(only or ()) - planned:
             raise Error(f"the release did not make {', '.join(sorted(unknown))}; it made {', '.join(sorted(planned))}")
         states = {name: self._state(name) for name in planned}

@@ -63,6 +63,27 @@ def test_a_model_is_registered_and_found_by_alias_and_stage(
         client.delete_registered_model(unique)
 
 
+def test_a_webhook_with_a_secret_outlives_the_pod_that_made_it(cluster: Cluster, gateway: Gateway, unique: str) -> None:
+    # disabled, so nothing is ever sent
+    made = gateway.mlflow.create_webhook(
+        unique, "https://1.1.1.1/", ["registered_model.created"], secret="s3cret", status="DISABLED"
+    )
+    try:
+        restarted = {"template": {"metadata": {"annotations": {"iml4e.org/restarted": unique}}}}
+        cluster.apps.patch_namespaced_deployment("iml4e-mlflow", cluster.namespace, {"spec": restarted})
+
+        def replaced() -> bool:
+            pods = cluster.pods("app.kubernetes.io/name=mlflow")
+            new = [pod["metadata"]["annotations"].get("iml4e.org/restarted") == unique for pod in pods]
+            return all(new) and cluster.is_ready("Deployment", "iml4e-mlflow")
+
+        cluster.wait("MLflow to be replaced", replaced, 240)
+        assert unique in {each.name for each in gateway.mlflow.list_webhooks()}
+    finally:
+        gateway.mlflow.delete_webhook(made.webhook_id)
+    assert unique not in {each.name for each in gateway.mlflow.list_webhooks()}
+
+
 def test_page_asks_for_nothing_outside_its_path(gateway: Gateway) -> None:
     page = gateway.get("/mlflow/").text
     assert '<div id="root"' in page

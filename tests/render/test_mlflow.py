@@ -9,7 +9,7 @@ from mlflow.server.security_utils import is_allowed_host_header
 from sqlalchemy.engine import make_url
 
 from support.helm import CHART, HelmError, render
-from support.objects import find, pod_template
+from support.objects import find, planned_keys, planned_secrets, pod_template
 
 
 def pod(values: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -167,3 +167,18 @@ def test_no_password_stands_in_the_command_line() -> None:
 def test_an_update_never_leaves_it_without_a_pod() -> None:
     strategy = find(render("laptop"), "Deployment", "iml4e-mlflow")["spec"]["strategy"]
     assert strategy["rollingUpdate"]["maxUnavailable"] == 0
+
+
+def test_all_its_processes_read_the_secrets_of_webhooks_with_one_key_that_no_rotation_changes() -> None:
+    def key(values: dict[str, Any] | None = None) -> dict[str, str]:
+        variables = {each["name"]: each for each in server(values)["env"]}
+        return variables["MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY"]["valueFrom"]["secretKeyRef"]
+
+    mine = {"mlflow": {"webhooks": {"existingSecret": "mine"}}}
+    assert key() == {"name": "iml4e-mlflow-webhooks", "key": "encryptionKey"}
+    assert key(mine) == {"name": "mine", "key": "encryptionKey"}
+    planned = planned_secrets(render("laptop"))["iml4e-mlflow-webhooks"]
+    assert planned["lasting"] == {"encryptionKey": 32}
+    assert planned_keys(planned) == {"encryptionKey"}
+    for values in (mine, {"mlflow": {"enabled": False}, "pipelines": {"enabled": False}}):
+        assert "iml4e-mlflow-webhooks" not in planned_secrets(render("laptop", values))

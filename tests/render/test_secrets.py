@@ -163,6 +163,7 @@ def test_the_job_runs_where_the_values_say() -> None:
 def test_where_no_secret_is_to_be_made_there_is_no_job() -> None:
     values = {part: {"enabled": False} for part in ("minio", "mariadb", "kserve", "notebooks")}
     values["grafana"] = {"existingSecret": "grafana-password"}
+    values["mlflow"] = {"webhooks": {"existingSecret": "webhooks-key"}}
     values |= {"global": {"s3": {"endpoint": "http://s3.example.com"}, "database": {"host": "db.example.com"}}}
     assert [thing for thing in render("laptop", values) if labels(thing)[COMPONENT] == "secrets"] == []
 

@@ -294,6 +294,7 @@ ELSEWHERE: dict[str, tuple[Any, str, tuple[str, ...]]] = {
     "global.mlflow.url": ("https://mlflow.example.org", "iml4e-mlflow.iml4e.svc:5000", ("mlflow",)),
     "global.monitoring.url": ("http://prometheus.example.org", "iml4e-prometheus.iml4e.svc", ("prometheus",)),
     "mlflow.database.existingSecret": ("mine", "iml4e-db-mlflow", ("mariadb", "secrets")),
+    "mlflow.webhooks.existingSecret": ("mine", "iml4e-mlflow-webhooks", ()),
     "mlflow.s3.existingSecret": ("mine", "iml4e-s3-mlflow", ("minio", "secrets")),
     "pipelines.s3.existingSecret": ("mine", "iml4e-s3-pipelines", ("minio", "secrets", "runner", "notebooks")),
     "pipelines.api.database.existingSecret": ("mine", "iml4e-db-mlpipeline", ("mariadb", "secrets")),

@@ -15,7 +15,8 @@ from support import releases
 from support.certificates import Signed, pem, signed
 from support.k8s import Cluster
 
-DATABASE = {"username": "mlflow", "password": "somebodyelses", "database": "mlflow"}
+# characters that mean something in a URL; %41 is no A
+DATABASE = {"username": "mlflow", "password": "some@body/el:se#s?%41&+$x", "database": "mlflow"}
 KEYS = {"AWS_ACCESS_KEY_ID": "somebody", "AWS_SECRET_ACCESS_KEY": "somebody-elses"}
 
 
@@ -123,9 +124,9 @@ SERVE = {
         "--ssl-cert=/certs/public.crt --ssl-key=/certs/private.key",
     ],
 }  # fmt: skip
-INIT = """
+INIT = f"""
 CREATE DATABASE mlflow CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin;
-CREATE USER 'mlflow'@'%' IDENTIFIED BY 'somebodyelses';
+CREATE USER 'mlflow'@'%' IDENTIFIED BY '{DATABASE["password"]}';
 GRANT ALL ON mlflow.* TO 'mlflow'@'%';
 """
 

@@ -139,7 +139,8 @@ def planned_secrets(objects: Iterable[Object]) -> dict[str, Object]:
 def planned_keys(secret: Object) -> set[str]:
     """Keys of a Secret of the plan."""
     certificate = ("ca.crt", "tls.crt", "tls.key") if "host" in secret else ()
-    return {*secret.get("fixed", {}), *secret.get("alternating", {}), *secret.get("generated", {}), *certificate}
+    kinds = ("fixed", "alternating", "generated", "lasting")
+    return {*(key for kind in kinds for key in secret.get(kind, {})), *certificate}
 
 
 def selects(selector: dict[str, str] | None, target: dict[str, str]) -> bool:

@@ -84,6 +84,9 @@ def decoded(thing: dict[str, Any]) -> dict[str, str]:
     return {key: base64.b64decode(value).decode() for key, value in thing["data"].items()}
 
 
+LASTING: dict[str, Any] = {
+    "name": "lasting", "type": "Opaque", "labels": {}, "annotations": ANNOTATIONS, "lasting": {"encryptionKey": 32.0},
+}  # fmt: skip
 KEY: dict[str, Any] = {
     "name": "key", "type": "Opaque", "labels": {}, "annotations": ANNOTATIONS,
     "alternating": {"AWS_ACCESS_KEY_ID": "ann"}, "generated": {"AWS_SECRET_ACCESS_KEY": 40.0},

@@ -637,6 +637,23 @@ def test_program_in_a_pod(bucket: str, fault: str | None) -> None:
     assert "hidden" not in done.stdout
 
 
+def test_program_in_a_pod_takes_a_password_as_the_secret_has_it() -> None:
+    """A server that closes each connection after the login that the program is to send."""
+    password = "some@body/el:se#s?%41&+$x"
+    code = probe_path().read_text().rpartition("\nmain()")[0] + (
+        "\nimport pymysql, types\nasked = {}\n"
+        "pymysql.connect = lambda **said: asked.update(said) or types.SimpleNamespace(close=lambda: None)\n"
+        "database(); print(json.dumps(asked))"
+    )
+    environment = {"DATABASE_USER": "mlflow", "DATABASE_PASSWORD": password, "PATH": os.environ["PATH"]}
+    for composed, meant in ((password, password), ("p%40", "p@")):
+        environment["MLFLOW_BACKEND_STORE_URI"] = f"mysql+pymysql://mlflow:{composed}@127.0.0.1:9/mlflow?ssl_ca=/ca"
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        said = json.loads(done.stdout)
+        assert (said["user"], said["password"], said["host"], said["port"]) == ("mlflow", meant, "127.0.0.1", 9)
+        assert (said["database"], said["ssl"]) == ("mlflow", {"ca": "/ca"})
+
+
 def test_clock_of_a_node_that_differs() -> None:
     one = pod("mlflow-1", ready=True)
     one["spec"]["nodeName"] = "one"

@@ -15,10 +15,22 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.fernet import Fernet
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.verification import PolicyBuilder, Store
 
-from support.secrets import ANNOTATIONS, CERTIFICATE, KEY, PASSWORD, Cluster, decoded, make, make_secrets, webhooks
+from support.secrets import (
+    ANNOTATIONS,
+    CERTIFICATE,
+    KEY,
+    LASTING,
+    PASSWORD,
+    Cluster,
+    decoded,
+    make,
+    make_secrets,
+    webhooks,
+)
 
 
 def test_passwords_are_long_of_letters_and_digits_and_never_the_same() -> None:
@@ -39,6 +51,17 @@ def test_a_missing_secret_is_made_as_the_plan_says() -> None:
         {"a": "b"},
         {**ANNOTATIONS, "address": "here"},
     )
+
+
+def test_an_encryption_key_is_one_that_mlflow_takes() -> None:
+    made = set()
+    for _ in range(20):
+        cluster = Cluster()
+        assert make(cluster, LASTING) == 0
+        made.add(decoded(cluster.objects["lasting"])["encryptionKey"])
+    assert len(made) == 20
+    assert all(Fernet(key).decrypt(Fernet(key).encrypt(b"secret")) == b"secret" for key in made)
+    assert make(Cluster({"metadata": {"name": "lasting"}, "data": {}}), LASTING) == 1, "a Secret without the key"
 
 
 def test_a_second_run_changes_nothing() -> None:
@@ -249,6 +272,16 @@ def test_a_step_is_taken_once_and_none_is_left_out() -> None:
         assert json.dumps(cluster.objects) == before
     assert rotate(cluster, "next", PASSWORD, run="two") == 0  # the former one is still valid
     assert decoded(cluster.objects["db"])["rotation"] == "one former"
+
+
+def test_a_lasting_key_stays_whatever_an_earlier_command_asks_for() -> None:
+    """Such a command names every Secret of the plan, and waits until each says that it rotated."""
+    cluster = Cluster()
+    make(cluster, LASTING)
+    before = decoded(cluster.objects["lasting"])
+    for state in ("next", "former", "done"):
+        assert rotate(cluster, state, LASTING) == 0
+        assert decoded(cluster.objects["lasting"]) == before | {"rotation": f"one {state}"}
 
 
 def test_only_the_named_secrets_rotate() -> None:

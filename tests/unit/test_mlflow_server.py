@@ -348,10 +348,15 @@ def test_refusal_of_the_store_is_a_sentence(failure: ClientError | BotoCoreError
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_it_listens_on_all_addresses_of_both_families(workers: int, tmp_path: Path) -> None:
-    """uvicorn's own choice for more than one process is IPv4 alone."""
-    shutil.copy(FOLDER / "serve.py", tmp_path)
+    """uvicorn's own choice for more than one process is IPv4 alone. Each process has the database's password percent-encoded."""
+    for name in ("serve.py", "backend.py"):
+        shutil.copy(FOLDER / name, tmp_path)
     # in place of MLflow, which takes seconds to load
     (tmp_path / "server.py").write_text(
+        "import os\n"
+        "stores = [os.environ[f'{name}_STORE{end}'] for name, end in "
+        "(('MLFLOW_BACKEND', '_URI'), ('_MLFLOW_SERVER_FILE', ''), ('_MLFLOW_SERVER_REGISTRY', ''))]\n"
+        "assert stores == ['mysql+pymysql://u:p%40%2F%2541@db:3306/d'] * 3, stores\n"
         "async def app(scope, receive, send):\n"
         "    if scope['type'] == 'http':\n"
         "        await send({'type': 'http.response.start', 'status': 204, 'headers': []})\n"
@@ -362,7 +367,9 @@ def test_it_listens_on_all_addresses_of_both_families(workers: int, tmp_path: Pa
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, tmp_path / "serve.py", f"--port={port}", f"--workers={workers}"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+    composed = "mysql+pymysql://u:p@/%41@db:3306/d"
+    settings = {"DATABASE_USER": "u", "DATABASE_PASSWORD": "p@/%41", "MLFLOW_BACKEND_STORE_URI": composed}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | settings) as server:
         try:
             for host in ("127.0.0.1", *(["[::1]"] if socket.has_dualstack_ipv6() else [])):
                 assert status_of(f"http://{host}:{port}/") == 204, host

@@ -111,6 +111,7 @@ def module(path: str) -> ModuleType:
     assert spec.loader
     made = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = made  # dataclasses look there
+    sys.path.append(str((CHART / "charts" / path).parent))
     spec.loader.exec_module(made)
     return made
 

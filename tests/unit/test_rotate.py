@@ -10,11 +10,11 @@ import pytest
 
 from iml4e import Error, rotate
 from iml4e.cluster import RefusedError
-from support.secrets import CERTIFICATE, KEY, PASSWORD, Cluster, decoded, make, make_secrets, webhooks
+from support.secrets import CERTIFICATE, KEY, LASTING, PASSWORD, Cluster, decoded, make, make_secrets, webhooks
 
 PLAN = [
     PASSWORD | {"name": "r-db-mlflow"}, PASSWORD | {"name": "r-mariadb", "fixed": {}}, KEY | {"name": "r-s3-mlflow"},
-    CERTIFICATE,
+    CERTIFICATE, LASTING,
 ]  # fmt: skip
 
 
@@ -150,7 +150,7 @@ def test_servers_know_a_credential_before_readers_have_it_and_until_none_has() -
         assert command.count(f"/secrets/x/rotation {identity} {state}") == 1
     for name, secret in values(release).items():
         assert not [key for key in secret if key.startswith("second.")]
-        assert secret != before[name]
+        assert (secret == before[name]) is (name == "lasting"), name
 
 
 def test_kept_credentials_go_with_the_next_call() -> None:
@@ -216,6 +216,9 @@ def test_wrong_names_and_older_charts_are_told() -> None:
         Error, match=r"the release did not make nobody; it made r-db-mlflow, r-mariadb, r-s3-mlflow, webhook"
     ):
         run(release, only=["nobody"])
+    with pytest.raises(Error, match=r"^lasting does not rotate: what was encrypted with its key"):
+        run(release, only=["lasting", "r-mariadb"])
+    assert release.happened == []
     release.old_program = True
     with pytest.raises(Error, match=r"did not rotate: the release's chart is older than this command"):
         run(release)

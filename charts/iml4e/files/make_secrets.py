@@ -118,6 +118,11 @@ def password(length: int) -> str:
     return "".join(secrets.choice(LETTERS_AND_DIGITS) for _ in range(length))
 
 
+def encryption_key(length: int) -> str:
+    """So many random bytes in base64 for URLs, which is what Fernet takes."""
+    return base64.urlsafe_b64encode(secrets.token_bytes(length)).decode()
+
+
 def certificate(host: str) -> dict[str, str]:
     """A certificate for a host and the authority that signed it, good for ten years; nobody keeps the authority's key.
 
@@ -196,6 +201,7 @@ def keys(wanted: dict[str, Any]) -> list[str]:
         *wanted.get("fixed", {}),
         *wanted.get("alternating", {}),
         *wanted.get("generated", {}),
+        *wanted.get("lasting", {}),
         *(("ca.crt", "tls.crt", "tls.key") if "host" in wanted else ()),
     ]
 
@@ -208,7 +214,8 @@ def credential(wanted: dict[str, Any]) -> dict[str, str]:
 
 def body(wanted: dict[str, Any]) -> dict[str, Any]:
     """A new Secret."""
-    values = {**wanted.get("fixed", {}), **wanted.get("alternating", {}), **credential(wanted)}
+    lasting = {key: encryption_key(int(length)) for key, length in wanted.get("lasting", {}).items()}
+    values = {**wanted.get("fixed", {}), **wanted.get("alternating", {}), **credential(wanted), **lasting}
     annotations = wanted["annotations"] | wanted.get("facts", {})
     metadata = {"name": wanted["name"], "labels": wanted["labels"], "annotations": annotations}
     return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": wanted["type"], "data": encoded(values)}
@@ -274,7 +281,8 @@ def state_of(found: dict[str, Any]) -> str:
 def step(found: dict[str, Any], wanted: dict[str, Any], state: str, run: str) -> dict[str, str | None]:
     """What of a Secret's data one step of a rotation changes; None removes a key."""
     data = found["data"]
-    own = [key for key in keys(wanted) if key not in wanted.get("fixed", {})]
+    # a lasting key stays: what it encrypted could not be read any more
+    own = [key for key in keys(wanted) if key not in wanted.get("fixed", {}) | wanted.get("lasting", {})]
     if state == "next":
         new = credential(wanted)
         for key in wanted.get("alternating", {}):

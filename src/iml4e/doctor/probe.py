@@ -39,7 +39,11 @@ def database() -> dict | None:
         return None
     import pymysql
 
-    user, password, host, port, name = found.groups()
+    *account, host, port, name = found.groups()
+    user, password = map(urllib.parse.unquote, account)
+    own = [os.environ.get(key, "") for key in ("DATABASE_USER", "DATABASE_PASSWORD")]
+    if "//{}:{}@".format(*own) in uri:  # as the Secret has them, without percent-encoding
+        user, password = own
     host = host.strip("[]")
     said = {"host": host, "port": int(port or 3306), "user": user, "database": name}
     if unknown := resolve(host):
@@ -47,7 +51,7 @@ def database() -> dict | None:
     authority = re.search(r"ssl_ca=([^&]*)", uri)
     try:
         pymysql.connect(
-            host=host, port=said["port"], user=urllib.parse.unquote(user), password=urllib.parse.unquote(password), database=name,
+            host=host, port=said["port"], user=user, password=password, database=name,
             connect_timeout=WAIT, read_timeout=WAIT, ssl={"ca": authority[1]} if authority else None,
         ).close()  # fmt: skip
     except Exception as error:

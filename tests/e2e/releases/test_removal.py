@@ -89,7 +89,7 @@ def test_what_stays_after_uninstall_and_nothing_after_purge(there: Cluster, valu
     def left() -> set[str]:
         return {name for name in objects() if not name.endswith(("kube-root-ca.crt", "serviceaccount/default"))}
 
-    assert secrets == {f"secret/{NAME}-{name}" for name in ("db-metadb", "db-mlflow", "db-mlpipeline", "mariadb", "mariadb-metrics", "minio", "s3-mlflow", "s3-models", "s3-pipelines")}  # fmt: skip
+    assert secrets == {f"secret/{NAME}-{name}" for name in ("db-metadb", "db-mlflow", "db-mlpipeline", "mariadb", "mariadb-metrics", "minio", "mlflow-webhooks", "s3-mlflow", "s3-models", "s3-pipelines")}  # fmt: skip
     claims = {f"persistentvolumeclaim/data-{NAME}-{name}-0" for name in ("mariadb", "minio", "prometheus")}
     own = (
         secrets

@@ -104,6 +104,17 @@ secrets:
 {{- end }}
 {{- end }}
 {{- end }}
+{{- if and .Values.mlflow.enabled (not .Values.mlflow.webhooks.existingSecret) }}
+  - name: {{ .Release.Name }}-mlflow-webhooks
+    type: Opaque
+    labels:
+      {{- include "iml4e.secrets.labelsOfSecret" (dict "root" . "part" "mlflow") | nindent 6 }}
+    annotations:
+      {{- include "iml4e.secrets.annotations" . | nindent 6 }}
+    # not `generated`: a rotation leaves it alone, as MLflow reads with a new key nothing that it encrypted with the former one
+    lasting:
+      encryptionKey: 32
+{{- end }}
 {{- if and .Values.grafana.enabled .Values.grafana.server.enabled (not .Values.grafana.existingSecret) }}
   - name: {{ .Release.Name }}-grafana
     type: Opaque

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+import backend
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
@@ -51,6 +52,11 @@ def why(error: Exception) -> str:
     reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
     if "certificate verify failed" in reason:
         reason += " (global.caCertificate names the authorities that are trusted)"
+    if "GET_LOCK" in reason:
+        reason += (
+            " (clusters such as Percona XtraDB Cluster allow no locks: set pxc_strict_mode=PERMISSIVE there and let the release use one "
+            "node, or name another server in global.database)"
+        )
     return reason
 
 
@@ -247,7 +253,7 @@ def overlap(one: str, other: str) -> bool:
 def main() -> None:
     """Take the lock and make one pass."""
     started = time.monotonic()
-    uri, bucket, age = (os.environ[key] for key in ("MLFLOW_BACKEND_STORE_URI", "S3_BUCKET", "OLDER_THAN"))
+    uri, bucket, age = backend.uri(), os.environ["S3_BUCKET"], os.environ["OLDER_THAN"]
     dry_run = os.environ["DRY_RUN"] != "false"
     seconds = int(age[:-1]) * UNITS[age[-1]]
     say(f"{'dry run, nothing is deleted: ' if dry_run else ''}what users deleted more than {age} ago")
@@ -259,7 +265,11 @@ def main() -> None:
         sys.exit(f"gc: {where} did not let us in: {why(error)}. Nothing was deleted.")
     with database:
         # the lock goes with the connection, also when this pod is killed
-        if database.execute(text("SELECT GET_LOCK(CONCAT(DATABASE(), '.gc'), 0)")).scalar() != 1:
+        try:
+            free = database.execute(text("SELECT GET_LOCK(CONCAT(DATABASE(), '.gc'), 0)")).scalar()
+        except SQLAlchemyError as error:
+            sys.exit(f"gc: the server gives no lock: {why(error)}. Nothing was deleted.")
+        if free != 1:
             sys.exit("gc: another one is at work. Nothing was deleted; wait for its end.")
         store = SqlAlchemyStore(uri, f"s3://{bucket}")
         collector = Collector(database, store, Bucket(bucket, dry_run), int((time.time() - seconds) * 1000))

@@ -13,6 +13,7 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
+import backend
 from sqlalchemy import Connection, create_engine, inspect, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
@@ -24,9 +25,24 @@ UNFINISHED = "alembic_unfinished"
 """A table that is there while the first migration runs. MLflow takes no notice of names that start like this."""
 
 
+ADVICE = {
+    "certificate verify failed": "global.caCertificate names the authorities that are trusted",
+    "GET_LOCK": "clusters such as Percona XtraDB Cluster allow no locks: set pxc_strict_mode=PERMISSIVE there and let the release "
+    "use one node, or name another server in global.database",
+    "without a primary key": "switch sql_require_primary_key off until MLflow has migrated: MLflow replaces keys of tables",
+    "requires a primary key": "switch innodb_force_primary_key off until MLflow has migrated: MLflow replaces keys of tables",
+}
+"""What to do about words of the server."""
+
+
 def say(sentence: str) -> None:
     """Tell the log of the pod."""
     print(f"migrate: {sentence}", flush=True)
+
+
+def advised(reason: str) -> str:
+    """Words of the server, and what to do about them."""
+    return next((f"{reason} ({advice})" for words, advice in ADVICE.items() if words in reason), reason)
 
 
 def connect(uri: str) -> Connection:
@@ -39,9 +55,10 @@ def connect(uri: str) -> Connection:
         try:
             return engine.connect()
         except SQLAlchemyError as error:
-            reason = str(getattr(error, "orig", None) or error)
-            if "certificate verify failed" in reason:
-                reason += " (global.caCertificate names the authorities that are trusted)"
+            reason = advised(str(getattr(error, "orig", None) or error))
+            if "Access denied" in reason and re.search("%[0-9A-Fa-f]{2}", os.environ.get("DATABASE_PASSWORD", "")):
+                # charts until 0.2.0 put the password into the address as it is
+                reason += " (the Secret has to hold the password as it is, not percent-encoded)"
         if time.monotonic() > give_up:
             sys.exit(
                 f"migrate: {where} did not let us in within {PATIENCE} s: {reason}. "
@@ -78,6 +95,20 @@ def warn_of_collation(connection: Connection) -> None:
         )
 
 
+def upgrade(uri: str) -> int:
+    """Let MLflow migrate, and its log pass through; return its exit code."""
+    refused = None
+    with subprocess.Popen(["mlflow", "db", "upgrade", uri], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        for line in process.stderr:
+            sys.stderr.write(line)
+            # MySQL's number, and MariaDB's, of a table without a primary key
+            refused = refused or re.search(r"\((?:3750|1173), [\"'](.*)[\"']\)", line)
+    if process.returncode and refused:
+        sys.exit(f"migrate: the server refuses a step of MLflow's migration: {advised(refused[1])}.")
+    return process.returncode
+
+
 def migrate(connection: Connection, uri: str) -> int:
     """Migrate, unless the schema is the newest; return the exit code of MLflow."""
     tables = inspect(connection).get_table_names()
@@ -101,9 +132,9 @@ def migrate(connection: Connection, uri: str) -> int:
                 "that this version wrote (docs/operations.md, Roll back)."
             )
     if not tables:
-        connection.execute(text(f"CREATE TABLE {UNFINISHED} (nothing INT)"))
+        connection.execute(text(f"CREATE TABLE {UNFINISHED} (nothing INT PRIMARY KEY)"))
     say("migrating")
-    code = subprocess.run(["mlflow", "db", "upgrade", uri], check=False).returncode
+    code = upgrade(uri)
     if code == 0:
         connection.execute(text(f"DROP TABLE IF EXISTS {UNFINISHED}"))
     return code
@@ -111,11 +142,15 @@ def migrate(connection: Connection, uri: str) -> int:
 
 def main() -> None:
     """Wait for the database, take the lock, migrate."""
-    uri = os.environ["MLFLOW_BACKEND_STORE_URI"]
+    uri = backend.uri()
     with connect(uri) as connection:
         # the lock goes with the connection, also when this pod is killed
         lock = text("SELECT GET_LOCK(CONCAT(DATABASE(), '.migration'), :wait)")
-        if connection.execute(lock, {"wait": PATIENCE}).scalar() != 1:
+        try:
+            free = connection.execute(lock, {"wait": PATIENCE}).scalar()
+        except SQLAlchemyError as error:
+            sys.exit(f"migrate: the server gives no lock: {advised(str(getattr(error, 'orig', None) or error))}.")
+        if free != 1:
             sys.exit(
                 f"migrate: another pod has been migrating for {PATIENCE} s. Look at its log; this one tries again."
             )

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import socket
 
+import backend
 import uvicorn
+
+STORES = ("MLFLOW_BACKEND_STORE_URI", "_MLFLOW_SERVER_FILE_STORE", "_MLFLOW_SERVER_REGISTRY_STORE")
+"""Variables with the address of the database."""
 
 
 def host(workers: int) -> str:
@@ -26,6 +31,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes, each a server of its own")
     parser.add_argument("--grace-seconds", type=int, default=20, help="time for requests in flight after SIGTERM")
     args = parser.parse_args()
+    os.environ |= dict.fromkeys(STORES, backend.uri())
     uvicorn.run(
         "server:create",
         factory=True,

@@ -58,6 +58,11 @@ def reason(error: Exception) -> str:
     said = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
     if "certificate verify failed" in said:
         said += " (global.caCertificate names the authorities that are trusted)"
+    if "GET_LOCK" in said:
+        said += (
+            " (clusters such as Percona XtraDB Cluster allow no locks: set pxc_strict_mode=PERMISSIVE there and let the release use one "
+            "node, or name another server in global.database)"
+        )
     return said
 
 
