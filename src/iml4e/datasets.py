@@ -55,7 +55,7 @@ def put(source: str | Path | bytes, name: str) -> Dataset:
         name: key in the bucket; of a folder the part before /manifest.csv.
 
     Raises:
-        Error: nothing to store, a name that the store cannot have, or a bucket without versions.
+        Error: nothing to store, a name that the store cannot have, or a bucket without version ids.
     """
     if isinstance(source, bytes):
         return _store(source, name)
@@ -119,8 +119,10 @@ def read(name: str, version: str = "") -> tuple[Dataset, bytes]:
     with _told(f"cannot read {f'version {version} of ' if version else ''}{key} in bucket {bucket}"):
         found = client().get_object(Bucket=bucket, Key=key, **({"VersionId": version} if version else {}))
         content = found["Body"].read()
+    if version:  # a store without version ids ignores the question, and sends the latest
+        _version(bucket, found)
     digest = hashlib.sha256(content).hexdigest()
-    return _dataset(bucket, key, found.get("VersionId", version), digest, len(content)), content
+    return _dataset(bucket, key, found.get("VersionId", ""), digest, len(content)), content
 
 
 def get(name: str, version: str = "", to: str | Path = "", *, packed: bool = False) -> Dataset:
@@ -194,8 +196,9 @@ def listing(prefix: str = "") -> list[Dataset]:
     with _told(f"cannot list bucket {bucket}"):
         for page in client().get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=prefix):
             for each in page.get("Versions", []):
+                version = _version(bucket, each)
                 if each["IsLatest"]:
-                    dataset = _dataset(bucket, each["Key"], each["VersionId"], "", each["Size"])
+                    dataset = _dataset(bucket, each["Key"], version, "", each["Size"])
                     found.append(Dataset(**{**vars(dataset), "modified": f"{each['LastModified']:%Y-%m-%d %H:%M}"}))
     folders = tuple(each.key.removesuffix(MANIFEST) for each in found if each.key.endswith(f"/{MANIFEST}"))
     return [each for each in found if each.key.endswith(f"/{MANIFEST}") or not each.key.startswith(folders)]
@@ -300,9 +303,21 @@ def _store(source: bytes | Path, name: str) -> Dataset:
                 latest = client().put_object(
                     Bucket=bucket, Key=key, Body=file, ContentType=kind, Metadata={"sha256": digest}
                 )
-    if "VersionId" not in latest:
-        raise Error(f"the bucket {bucket} keeps no versions: switch its versioning on")
-    return _dataset(bucket, key, latest["VersionId"], digest, size)
+    return _dataset(bucket, key, _version(bucket, latest), digest, size)
+
+
+def _version(bucket: str, answer: dict[str, Any]) -> str:
+    """Return the version id that the store gives an object.
+
+    Raises:
+        Error: the bucket has no versions, or the store counts them in a way of its own.
+    """
+    if "VersionId" not in answer:
+        raise Error(
+            f"the bucket {bucket} gives no version ids, which datasets need: switch its versioning on; a store that has "
+            "none even so, such as Google Cloud Storage, cannot keep datasets (docs/install.md, Your own S3)"
+        )
+    return answer["VersionId"]
 
 
 def _dataset(bucket: str, key: str, version: str, digest: str, size: int) -> Dataset:

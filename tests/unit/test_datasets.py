@@ -92,7 +92,9 @@ def test_a_manifest_never_writes_outside_of_the_folder(store: Any, tmp_path: Pat
 
 def test_a_bucket_without_versions_is_told(store: Any) -> None:
     store.versioned = False
-    with pytest.raises(Error, match="keeps no versions: switch its versioning on"):
+    with pytest.raises(
+        Error, match="bucket datasets gives no version ids, which datasets need: switch its versioning on"
+    ):
         datasets.put(b"1", "a")
 
 

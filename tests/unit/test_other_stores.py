@@ -6,13 +6,19 @@ import base64
 import hashlib
 import http.server
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from urllib.parse import urlsplit
 
 import pytest
 
+from iml4e import Error, datasets
 from support.programs import module
 
 KEYS = {"AWS_ACCESS_KEY_ID": "somebody", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
+
+LISTING = b"<ListBucketResult><Contents><Key>m/MLmodel</Key><Size>5</Size></Contents></ListBucketResult>"
+GENERATIONS = b"""<ListBucketResult><Version><Key>m/MLmodel</Key><Generation>1</Generation><IsLatest>true</IsLatest>
+<LastModified>2026-01-02T03:04:05Z</LastModified><Size>5</Size></Version></ListBucketResult>"""
 
 
 class Store(http.server.ThreadingHTTPServer):
@@ -25,13 +31,28 @@ class Store(http.server.ThreadingHTTPServer):
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Answers as an older store, which demands Content-MD5."""
+    """Demands Content-MD5 as an older store does, and counts generations instead of versions as Google's does."""
 
     server: Store
 
     def do_GET(self) -> None:
-        """A listing."""
-        self.answer(200, b"<ListBucketResult><Contents><Key>m/MLmodel</Key><Size>5</Size></Contents></ListBucketResult>")
+        """A listing, or the object."""
+        query = urlsplit(self.path).query
+        if "list-type" in query:
+            self.answer(200, LISTING)
+        elif "versions" in query.split("&"):
+            self.answer(200, GENERATIONS)
+        else:
+            self.answer(200, b"model", x_goog_generation="1")
+
+    def do_HEAD(self) -> None:
+        """Nothing is there yet."""
+        self.answer(404)
+
+    def do_PUT(self) -> None:
+        """Store an object."""
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.answer(200, x_goog_generation="1", ETag='"1"')
 
     def do_POST(self) -> None:
         """Delete objects."""
@@ -66,7 +87,9 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     address = f"http://127.0.0.1:{server.server_port}"
     for name, value in {**KEYS, "AWS_ENDPOINT_URL": address, "MLFLOW_S3_ENDPOINT_URL": address}.items():
         monkeypatch.setenv(name, value)
+    datasets.client.cache_clear()
     yield server
+    datasets.client.cache_clear()
     server.shutdown()
     server.server_close()
 
@@ -75,3 +98,22 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
 def test_clean_up_deletes_where_the_store_demands_content_md5(store: Store, path: str) -> None:
     assert module(path).Bucket("bucket", dry_run=False).clear("m/") == (1, 5)
     assert [b"<Key>m/MLmodel</Key>" in body for body in store.deleted] == [True]
+
+
+@pytest.mark.parametrize(
+    "tried",
+    [
+        lambda: datasets.put(b"1", "one.csv"),
+        datasets.listing,
+        lambda: datasets.get("one"),
+        # the store answers with the latest generation
+        lambda: datasets.read("one.csv", "v1"),
+    ],
+)
+def test_datasets_tell_of_a_store_without_version_ids(
+    store: Store, monkeypatch: pytest.MonkeyPatch, tried: Callable[[], object]
+) -> None:
+    monkeypatch.setenv("S3_DATASETS_BUCKET", "datasets")
+    with pytest.raises(Error, match=r"^the bucket datasets gives no version ids, which datasets need: .* Google Cloud"):
+        tried()
+    assert datasets.read("one.csv")[1] == b"model"
