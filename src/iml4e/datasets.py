@@ -275,7 +275,10 @@ def client() -> Any:
         endpoint_url=endpoint or None,
         region_name=platform.find("AWS_DEFAULT_REGION") or None,
         config=Config(
-            max_pool_connections=THREADS, connect_timeout=10, retries={"mode": "standard", "total_max_attempts": 9}
+            max_pool_connections=THREADS,
+            connect_timeout=10,
+            retries={"mode": "standard", "total_max_attempts": 9},
+            s3={"addressing_style": platform.find("S3_ADDRESSING_STYLE", "auto")},
         ),
         **keys,
     )

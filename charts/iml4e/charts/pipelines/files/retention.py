@@ -122,7 +122,7 @@ class Bucket:
 
     def __post_init__(self) -> None:
         """Connect."""
-        style = "path" if os.environ.get("AWS_ENDPOINT_URL") else "auto"
+        style = os.environ.get("S3_ADDRESSING_STYLE", "auto")
         self.s3 = boto3.client("s3", config=Config(s3={"addressing_style": style}))
         self.s3.meta.events.register("before-sign.s3.DeleteObjects", with_md5)
 
