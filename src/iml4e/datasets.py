@@ -247,8 +247,9 @@ def as_csv(rows: Iterable[dict[str, str]]) -> bytes:
 
 @functools.cache
 def client() -> Any:
-    """The S3 client: keys of the environment, else keys of Secret `<release>-s3-pipelines`, read by the kubeconfig.
+    """The S3 client: keys of the environment, else those of the release's Secret, read by the kubeconfig.
 
+    Where the release has an identity instead of a Secret, boto3 finds keys by itself: AWS_PROFILE, `aws sso login` and others.
     An address that only the cluster knows is reached by a port-forward, for as long as this process lives.
 
     Raises:
@@ -330,7 +331,7 @@ def _dataset(bucket: str, key: str, version: str, digest: str, size: int) -> Dat
 @contextlib.contextmanager
 def _told(what: str) -> Iterator[None]:
     """Turn an error of the object store into one sentence that begins with the failed action."""
-    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, SSOError
 
     try:
         yield
@@ -338,6 +339,8 @@ def _told(what: str) -> Iterator[None]:
         raise Error(f"{what}: {error.response['Error'].get('Message') or error}") from None
     except BotoCoreError as error:
         reason = str(error).splitlines()[0]
+        if isinstance(error, (NoCredentialsError, SSOError)):
+            reason = f"{reason.rstrip('.')}: log in (AWS_PROFILE, aws sso login), or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         if found := re.search(r"certificate verify failed: (.+?) \(_ssl", reason):
             cure = "global.caCertificate of the release" if platform.in_cluster() else "a file that AWS_CA_BUNDLE names"
             reason = f"the certificate of the object store is not trusted: {found[1]}; put its authority into {cure}"
@@ -345,12 +348,14 @@ def _told(what: str) -> Iterator[None]:
 
 
 def _keys() -> dict[str, str]:
-    """Read the release's key to its datasets."""
+    """Read the release's key to its datasets; nothing where an identity takes its place (`runner.s3Secret` is empty)."""
     import base64
 
     from kubernetes import client
 
-    name = f"{platform.find('RELEASE', platform.release())}-s3-pipelines"
+    name = platform.find("JOB_S3_SECRET")
+    if not name:
+        return {}
     try:
         secret = client.CoreV1Api(platform.kubernetes()).read_namespaced_secret(name, platform.namespace()).data
     except client.ApiException as error:
