@@ -55,7 +55,7 @@ def put(source: str | Path | bytes, name: str) -> Dataset:
         name: key in the bucket; of a folder the part before /manifest.csv.
 
     Raises:
-        Error: nothing to store, a name that the store cannot have, or a bucket without versions.
+        Error: nothing to store, a name that the store cannot have, or a bucket without version ids.
     """
     if isinstance(source, bytes):
         return _store(source, name)
@@ -119,8 +119,10 @@ def read(name: str, version: str = "") -> tuple[Dataset, bytes]:
     with _told(f"cannot read {f'version {version} of ' if version else ''}{key} in bucket {bucket}"):
         found = client().get_object(Bucket=bucket, Key=key, **({"VersionId": version} if version else {}))
         content = found["Body"].read()
+    if version:  # a store without version ids ignores the question, and sends the latest
+        _version(bucket, found)
     digest = hashlib.sha256(content).hexdigest()
-    return _dataset(bucket, key, found.get("VersionId", version), digest, len(content)), content
+    return _dataset(bucket, key, found.get("VersionId", ""), digest, len(content)), content
 
 
 def get(name: str, version: str = "", to: str | Path = "", *, packed: bool = False) -> Dataset:
@@ -194,8 +196,9 @@ def listing(prefix: str = "") -> list[Dataset]:
     with _told(f"cannot list bucket {bucket}"):
         for page in client().get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=prefix):
             for each in page.get("Versions", []):
+                version = _version(bucket, each)
                 if each["IsLatest"]:
-                    dataset = _dataset(bucket, each["Key"], each["VersionId"], "", each["Size"])
+                    dataset = _dataset(bucket, each["Key"], version, "", each["Size"])
                     found.append(Dataset(**{**vars(dataset), "modified": f"{each['LastModified']:%Y-%m-%d %H:%M}"}))
     folders = tuple(each.key.removesuffix(MANIFEST) for each in found if each.key.endswith(f"/{MANIFEST}"))
     return [each for each in found if each.key.endswith(f"/{MANIFEST}") or not each.key.startswith(folders)]
@@ -244,8 +247,9 @@ def as_csv(rows: Iterable[dict[str, str]]) -> bytes:
 
 @functools.cache
 def client() -> Any:
-    """The S3 client: keys of the environment, else keys of Secret `<release>-s3-pipelines`, read by the kubeconfig.
+    """The S3 client: keys of the environment, else those of the release's Secret, read by the kubeconfig.
 
+    Where the release has an identity instead of a Secret, boto3 finds keys by itself: AWS_PROFILE, `aws sso login` and others.
     An address that only the cluster knows is reached by a port-forward, for as long as this process lives.
 
     Raises:
@@ -272,7 +276,10 @@ def client() -> Any:
         endpoint_url=endpoint or None,
         region_name=platform.find("AWS_DEFAULT_REGION") or None,
         config=Config(
-            max_pool_connections=THREADS, connect_timeout=10, retries={"mode": "standard", "total_max_attempts": 9}
+            max_pool_connections=THREADS,
+            connect_timeout=10,
+            retries={"mode": "standard", "total_max_attempts": 9},
+            s3={"addressing_style": platform.find("S3_ADDRESSING_STYLE", "auto")},
         ),
         **keys,
     )
@@ -300,9 +307,21 @@ def _store(source: bytes | Path, name: str) -> Dataset:
                 latest = client().put_object(
                     Bucket=bucket, Key=key, Body=file, ContentType=kind, Metadata={"sha256": digest}
                 )
-    if "VersionId" not in latest:
-        raise Error(f"the bucket {bucket} keeps no versions: switch its versioning on")
-    return _dataset(bucket, key, latest["VersionId"], digest, size)
+    return _dataset(bucket, key, _version(bucket, latest), digest, size)
+
+
+def _version(bucket: str, answer: dict[str, Any]) -> str:
+    """Return the version id that the store gives an object.
+
+    Raises:
+        Error: the bucket has no versions, or the store counts them in a way of its own.
+    """
+    if "VersionId" not in answer:
+        raise Error(
+            f"the bucket {bucket} gives no version ids, which datasets need: switch its versioning on; a store that has "
+            "none even so, such as Google Cloud Storage, cannot keep datasets (docs/install.md, Your own S3)"
+        )
+    return answer["VersionId"]
 
 
 def _dataset(bucket: str, key: str, version: str, digest: str, size: int) -> Dataset:
@@ -312,7 +331,7 @@ def _dataset(bucket: str, key: str, version: str, digest: str, size: int) -> Dat
 @contextlib.contextmanager
 def _told(what: str) -> Iterator[None]:
     """Turn an error of the object store into one sentence that begins with the failed action."""
-    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, SSOError
 
     try:
         yield
@@ -320,6 +339,8 @@ def _told(what: str) -> Iterator[None]:
         raise Error(f"{what}: {error.response['Error'].get('Message') or error}") from None
     except BotoCoreError as error:
         reason = str(error).splitlines()[0]
+        if isinstance(error, (NoCredentialsError, SSOError)):
+            reason = f"{reason.rstrip('.')}: log in (AWS_PROFILE, aws sso login), or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         if found := re.search(r"certificate verify failed: (.+?) \(_ssl", reason):
             cure = "global.caCertificate of the release" if platform.in_cluster() else "a file that AWS_CA_BUNDLE names"
             reason = f"the certificate of the object store is not trusted: {found[1]}; put its authority into {cure}"
@@ -327,12 +348,14 @@ def _told(what: str) -> Iterator[None]:
 
 
 def _keys() -> dict[str, str]:
-    """Read the release's key to its datasets."""
+    """Read the release's key to its datasets; nothing where an identity takes its place (`runner.s3Secret` is empty)."""
     import base64
 
     from kubernetes import client
 
-    name = f"{platform.find('RELEASE', platform.release())}-s3-pipelines"
+    name = platform.find("JOB_S3_SECRET")
+    if not name:
+        return {}
     try:
         secret = client.CoreV1Api(platform.kubernetes()).read_namespaced_secret(name, platform.namespace()).data
     except client.ApiException as error:

@@ -346,7 +346,10 @@ class _Rehearsal:
         release = "{{ .Release.Name }}"
         own = {
             "global": {
-                "s3": {"endpoint": f"http://{release}-minio.{{{{ .Release.Namespace }}}}.svc:9000", "region": "us-east-1"},
+                "s3": {
+                    "endpoint": f"http://{release}-minio.{{{{ .Release.Namespace }}}}.svc:9000", "region": "us-east-1",
+                    "addressingStyle": "path",
+                },
                 "database": {"host": f"{release}-mariadb.{{{{ .Release.Namespace }}}}.svc", "port": 3306},
                 "monitoring": {"mode": "bundled"},
                 "gateway": {"name": f"{release}-gateway", "namespace": "{{ .Release.Namespace }}"},
@@ -540,6 +543,7 @@ class _Rehearsal:
             "datasets": (every["runner"]["s3Secret"], "pipelines"),
         }
         plan: Object = {"do": do, "count": count, "from": endpoint, "region": shared["s3"]["region"], "buckets": {}}
+        plan["style"] = shared["s3"].get("addressingStyle", "path")  # older releases have none
         plan["to"] = f"http://{self.name}-minio.{self.name}.svc:9000"
         env: list[Object] = []
         for role, (name, consumer) in keys.items():

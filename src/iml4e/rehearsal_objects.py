@@ -15,12 +15,12 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 
-def client(endpoint: str, region: str, prefix: str) -> Any:
+def client(endpoint: str, region: str, prefix: str, style: str = "path") -> Any:
     """A client of a store, with a key of the environment."""
     return boto3.client(
         "s3", endpoint_url=endpoint or None, region_name=region, aws_access_key_id=os.environ[f"{prefix}_KEY"],
         aws_secret_access_key=os.environ[f"{prefix}_SECRET"],
-        config=Config(s3={"addressing_style": "path"} if endpoint else {}, retries={"total_max_attempts": 3}),
+        config=Config(s3={"addressing_style": style} if endpoint else {}, retries={"total_max_attempts": 3}),
     )  # fmt: skip
 
 
@@ -31,7 +31,7 @@ def main() -> None:
     for role, bucket in plan["buckets"].items():
         there = client(plan["to"], "us-east-1", f"TO_{role.upper()}")
         if plan["do"] == "copy":
-            here = client(plan["from"], plan["region"], f"FROM_{role.upper()}")
+            here = client(plan["from"], plan["region"], f"FROM_{role.upper()}", plan["style"])
             pages = here.get_paginator("list_objects_v2").paginate(Bucket=bucket)
             every = (each for page in pages for each in page.get("Contents", []) if each["Size"] < 2**28)
             for each in heapq.nlargest(plan["count"], every, key=lambda each: (each["LastModified"], each["Key"])):

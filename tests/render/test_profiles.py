@@ -225,7 +225,9 @@ def test_every_workload_that_can_has_two_replicas(pile: str) -> None:
 def test_a_cloud_has_its_stores_outside_and_checks_their_certificates(pile: str) -> None:
     objects = tuple(for_version(pile, NEWER[-1]))
     stores = {thing["metadata"]["name"] for thing in of_kind(objects, "StatefulSet")}
-    assert stores & {"iml4e-minio", "iml4e-mariadb"} == ({"iml4e-minio"} if "azure" in pile else set())
+    assert stores & {"iml4e-minio", "iml4e-mariadb"} == (
+        {"iml4e-minio"} if "azure" in pile or "google" in pile else set()
+    )
     mlflow = pod_template(find(objects, "Deployment", "iml4e-mlflow"))["spec"]
     uris = [
         variable["value"]
@@ -275,21 +277,13 @@ def test_aws_needs_no_key() -> None:
     assert service["metadata"]["annotations"]["service.beta.kubernetes.io/aws-load-balancer-scheme"] == "internal"
 
 
-def test_google_gets_no_checksum_that_its_store_refuses() -> None:
-    objects = tuple(for_version("cloud-google", NEWER[-1]))
-    wanted = {"name": "AWS_REQUEST_CHECKSUM_CALCULATION", "value": "when_required"}
-    mlflow = pod_template(find(objects, "Deployment", "iml4e-mlflow"))["spec"]["containers"][0]
-    argo = yaml.safe_load(find(objects, "ConfigMap", "iml4e-pipelines-argo")["data"]["config"])
-    assert wanted in mlflow["env"]
-    assert wanted in argo["mainContainer"]["env"]
-    notebooks = json.loads(find(objects, "ConfigMap", "iml4e-notebooks")["data"]["settings.json"])
-    assert wanted in notebooks["server"]["extraEnv"]
-
-
-def test_azure_keeps_objects_in_the_release() -> None:
-    objects = tuple(for_version("cloud-azure", NEWER[-1]))
+@pytest.mark.parametrize(
+    ("profile", "storage_class"), [("cloud-azure", "managed-csi-premium"), ("cloud-google", "premium-rwo")]
+)
+def test_azure_and_google_keep_objects_in_the_release(profile: str, storage_class: str) -> None:
+    objects = tuple(for_version(profile, NEWER[-1]))
     claim = find(objects, "StatefulSet", "iml4e-minio")["spec"]["volumeClaimTemplates"][0]["spec"]
-    assert (claim["storageClassName"], claim["resources"]["requests"]["storage"]) == ("managed-csi-premium", "500Gi")
+    assert (claim["storageClassName"], claim["resources"]["requests"]["storage"]) == (storage_class, "500Gi")
     assert find(objects, "ConfigMap", "iml4e-runner")["data"]["AWS_ENDPOINT_URL"] == "http://iml4e-minio.iml4e.svc:9000"
 
 

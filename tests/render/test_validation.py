@@ -46,6 +46,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"minio": {"enabled": False}, "global": {"s3": {"endpoint": "http://IML4E-minio:9000"}}},
         "minio is off, but global.s3.endpoint still points to it",
     ),
+    "buckets as names of the release's own store": (
+        {"global": {"s3": {"addressingStyle": "virtual"}}},
+        "global.s3.addressingStyle is virtual, but the release's MinIO has no name for each bucket: set it to path.",
+    ),
     "no database": (
         {"mariadb": {"enabled": False}},
         "mariadb is off, but global.database.host still points to it: set global.database.host to your own",

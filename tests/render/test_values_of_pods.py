@@ -324,6 +324,33 @@ def test_no_object_keeps_the_default_of_a_value_that_is_another(path: str) -> No
     assert [kind_and_name(thing) for thing in keepers(render("laptop", merged(ON, every)), default, own)] == []
 
 
+@pytest.mark.parametrize("style", ["path", "virtual"])
+def test_every_client_of_the_store_names_buckets_as_the_value_says(style: str) -> None:
+    store = {
+        "global": {"s3": {"endpoint": "https://s3.example.org", "addressingStyle": style}},
+        "minio": {"enabled": False},
+    }
+    objects = render("laptop", merged(ON, store))
+    told = {
+        (each.name, variable["name"], variable["value"])
+        for each in containers(objects)
+        for variable in each.spec.get("env") or []
+        if "ADDRESSING_STYLE" in variable["name"]
+    }
+    assert told == {
+        ("Deployment/iml4e-mlflow mlflow", "MLFLOW_BOTO_CLIENT_ADDRESSING_STYLE", style),
+        ("CronJob/iml4e-mlflow-gc gc", "MLFLOW_BOTO_CLIENT_ADDRESSING_STYLE", style),
+        ("CronJob/iml4e-pipelines-retention retention", "S3_ADDRESSING_STYLE", style),
+        ("CronJob/iml4e-backup backup", "S3_ADDRESSING_STYLE", style),
+        ("CronJob/iml4e-backup objects", "S3_ADDRESSING_STYLE", style),
+    }
+    assert find(objects, "ConfigMap", "iml4e-runner")["data"]["S3_ADDRESSING_STYLE"] == style
+    providers = yaml.safe_load(find(objects, "ConfigMap", "kfp-launcher")["data"]["providers"])
+    assert {each["default"]["forcePathStyle"] for each in providers.values()} == {style == "path"}
+    credentials = json.loads(find(objects, "ConfigMap", "inferenceservice-config")["data"]["credentials"])
+    assert credentials["s3"].get("s3UseVirtualBucket") == {"path": None, "virtual": "true"}[style]
+
+
 def test_every_schedule_has_the_time_zone() -> None:
     crons = [
         thing

@@ -11,10 +11,10 @@ from support.wiring import dangling
 DATABASES = [f"iml4e-db-{name}" for name in ("mlflow", "mlpipeline", "metadb")]
 KEYS = [f"iml4e-s3-{name}" for name in ("mlflow", "pipelines", "models")]
 CLOUD = ["iml4e-tls", "iml4e-ca", *DATABASES]
-# AWS needs no key, and on Azure the release makes them
+# AWS needs no key, and on Azure and Google the release makes them
 BEFOREHAND = {
     "cloud": [*CLOUD, *KEYS],
-    "cloud-google": [*CLOUD, *KEYS],
+    "cloud-google": CLOUD,
     "cloud-aws": CLOUD,
     "cloud-azure": CLOUD,
 }

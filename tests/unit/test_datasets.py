@@ -1,9 +1,16 @@
 """Datasets: versions of files and folders in a bucket, which a small S3 in memory stands in for."""
 
+import base64
+import http.server
+import json
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
+from kubernetes.config import kube_config
 
 from iml4e import Error, datasets
 
@@ -92,7 +99,9 @@ def test_a_manifest_never_writes_outside_of_the_folder(store: Any, tmp_path: Pat
 
 def test_a_bucket_without_versions_is_told(store: Any) -> None:
     store.versioned = False
-    with pytest.raises(Error, match="keeps no versions: switch its versioning on"):
+    with pytest.raises(
+        Error, match="bucket datasets gives no version ids, which datasets need: switch its versioning on"
+    ):
         datasets.put(b"1", "a")
 
 
@@ -102,3 +111,83 @@ def test_an_address_alone_leads_to_no_store(monkeypatch: pytest.MonkeyPatch) -> 
         Error, match="S3_DATASETS_BUCKET is not set: IML4E_URL alone does not tell it; use a kubeconfig"
     ):
         datasets.put(b"1", "a")
+
+
+@pytest.fixture
+def laptop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
+    """A function that makes a client on a machine with a kubeconfig and a profile of AWS, for a release with that Secret."""
+    secrets = {"mine": {"AWS_ACCESS_KEY_ID": "of-secret", "AWS_SECRET_ACCESS_KEY": "b"}}
+    settings = {"S3_DATASETS_BUCKET": "datasets", "AWS_DEFAULT_REGION": "eu-test-1"}
+
+    class Cluster(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            kind, name = self.path.split("/")[-2:]
+            data = settings if (kind, name) == ("configmaps", "iml4e-runner") else None
+            if kind == "secrets" and name in secrets:
+                data = {key: base64.b64encode(value.encode()).decode() for key, value in secrets[name].items()}
+            self.send_response(404 if data is None else 200)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(json.dumps({"data": data}).encode())
+
+        def log_message(self, *_: object) -> None:
+            """Keep quiet."""
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Cluster)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    config = {
+        "current-context": "c",
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{server.server_port}"}}],
+        "users": [{"name": "u", "user": {}}],
+    }
+    (tmp_path / "config").write_text(json.dumps(config))
+    monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "config"))
+    (tmp_path / "aws").write_text("[profile-of-mine]\naws_access_key_id = of-profile\naws_secret_access_key = c\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "aws"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_ENDPOINT_URL", "JOB_S3_SECRET"):
+        monkeypatch.delenv(name, raising=False)
+
+    def made(secret: str) -> Any:
+        settings["JOB_S3_SECRET"] = secret
+        return datasets.client()
+
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # it would remember the profile of another test
+    datasets.client.cache_clear()
+    yield made
+    datasets.client.cache_clear()
+    server.shutdown()
+    server.server_close()
+
+
+def key_of(client: Any) -> str:
+    """The key that a client signs with."""
+    return client._request_signer._credentials.access_key
+
+
+def test_a_laptop_takes_the_key_of_the_secret_that_the_release_names(laptop: Callable[[str], Any]) -> None:
+    assert key_of(laptop("mine")) == "of-secret"
+
+
+def test_a_secret_that_is_not_there_is_told(laptop: Callable[[str], Any]) -> None:
+    with pytest.raises(
+        Error, match=r"^Secret other in namespace iml4e cannot be read .*: set AWS_ACCESS_KEY_ID and AWS_"
+    ):
+        laptop("other")
+
+
+def test_without_a_secret_a_laptop_takes_its_own_identity(
+    laptop: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "profile-of-mine")
+    assert key_of(laptop("")) == "of-profile"
+
+
+def test_a_laptop_without_any_identity_is_told_to_log_in(laptop: Callable[[str], Any]) -> None:
+    laptop("")
+    with pytest.raises(
+        Error, match=r"^cannot list bucket datasets: Unable to locate credentials: log in \(AWS_PROFILE, aws"
+    ):
+        datasets.listing()

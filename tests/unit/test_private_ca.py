@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.server
-import importlib.util
 import json
 import os
 import ssl
@@ -12,7 +11,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 
 import boto3
 import pytest
@@ -21,6 +19,7 @@ from botocore.exceptions import SSLError
 from iml4e import Error, datasets
 from support.certificates import Signed, pem, signed
 from support.helm import CHART
+from support.programs import module
 
 KEYS = {"AWS_ACCESS_KEY_ID": "somebody", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
 LISTING = b"""<ListBucketResult><Contents><Key>m/MLmodel</Key><Size>5</Size></Contents></ListBucketResult>"""
@@ -102,18 +101,6 @@ def fetch(target: Path, **environment: str) -> tuple[int, str]:
         command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60, check=False
     )
     return done.returncode, done.stdout + done.stderr
-
-
-def module(path: str) -> ModuleType:
-    """A program of the chart, imported."""
-    spec = importlib.util.spec_from_file_location(f"chart_{Path(path).stem}", CHART / "charts" / path)
-    assert spec
-    assert spec.loader
-    made = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = made  # dataclasses look there
-    sys.path.append(str((CHART / "charts" / path).parent))
-    spec.loader.exec_module(made)
-    return made
 
 
 def refused() -> SSLError:

@@ -377,7 +377,7 @@ def destination() -> Folder | Bucket:
     return Bucket(address) if address.startswith("s3://") else Folder(address)
 
 
-def client(secret: Path, endpoint: str, region: str) -> Any:
+def client(secret: Path, endpoint: str, region: str, style: str = "path") -> Any:
     """A client of an S3 store, with the key of a mounted Secret; without one, the account of the pod decides."""
     import boto3
     from botocore.config import Config
@@ -386,7 +386,7 @@ def client(secret: Path, endpoint: str, region: str) -> Any:
         return (secret / name).read_text().strip() if (secret / name).exists() else None
 
     rules = Config(
-        s3={"addressing_style": "path"} if endpoint else {}, retries={"mode": "standard", "total_max_attempts": 5},
+        s3={"addressing_style": style} if endpoint else {}, retries={"mode": "standard", "total_max_attempts": 5},
         max_pool_connections=2 * THREADS, connect_timeout=10, read_timeout=60,
         # stores other than AWS refuse the newer checksums
         request_checksum_calculation="when_required", response_checksum_validation="when_required",
@@ -420,7 +420,10 @@ def code(error: Any) -> str:
 
 def bucket_client(name: str) -> Any:
     """A client of the release's S3 store that may use a bucket."""
-    store = client(FOLDER_OF_SECRETS / "s3" / name, os.environ.get("S3_ENDPOINT", ""), os.environ.get("S3_REGION", ""))
+    store = client(
+        FOLDER_OF_SECRETS / "s3" / name, os.environ.get("S3_ENDPOINT", ""), os.environ.get("S3_REGION", ""),
+        os.environ.get("S3_ADDRESSING_STYLE", "path"),
+    )  # fmt: skip
 
     def pin(params: Object, context: Object, **_: Any) -> None:
         # MinIO gives a new object the version that its writer asks for; boto3 has no argument for that

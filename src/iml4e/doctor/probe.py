@@ -76,8 +76,10 @@ def bucket(endpoint: str, region: str, name: str, key: str, secret: str) -> dict
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     day = stamp[:8]
     empty, scope = hashlib.sha256(b"").hexdigest(), f"{day}/{region}/s3/aws4_request"
-    path, query = f"/{urllib.parse.quote(name)}", "list-type=2&max-keys=1"
-    headers = {"host": url.netloc, "x-amz-content-sha256": empty, "x-amz-date": stamp}
+    path, query, host = f"/{urllib.parse.quote(name)}", "list-type=2&max-keys=1", url.netloc
+    if os.environ.get("MLFLOW_BOTO_CLIENT_ADDRESSING_STYLE") == "virtual":
+        path, host = "/", f"{name}.{host}"
+    headers = {"host": host, "x-amz-content-sha256": empty, "x-amz-date": stamp}
     signed = ";".join(headers)
     canonical = "\n".join(["GET", path, query, *(f"{k}:{v}" for k, v in headers.items()), "", signed, empty])
     text = "\n".join(["AWS4-HMAC-SHA256", stamp, scope, hashlib.sha256(canonical.encode()).hexdigest()])
@@ -88,7 +90,7 @@ def bucket(endpoint: str, region: str, name: str, key: str, secret: str) -> dict
     headers["authorization"] = (
         f"AWS4-HMAC-SHA256 Credential={key}/{scope}, SignedHeaders={signed}, Signature={signature}"
     )
-    request = urllib.request.Request(f"{url.scheme}://{url.netloc}{path}?{query}", headers=headers)
+    request = urllib.request.Request(f"{url.scheme}://{host}{path}?{query}", headers=headers)
     authority = os.environ.get("AWS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE")
     context = ssl.create_default_context(cafile=authority or None) if url.scheme == "https" else None
     try:

@@ -93,6 +93,8 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
   value: {{ $left | uniq | join " " | quote }}
 - name: S3_ENDPOINT
   value: {{ tpl .Values.global.s3.endpoint . | quote }}
+- name: S3_ADDRESSING_STYLE
+  value: {{ .Values.global.s3.addressingStyle }}
 - name: S3_REGION
   value: {{ .Values.global.s3.region | quote }}
 - name: DESTINATION

@@ -145,6 +145,9 @@ mariadb.databases has no entry for Secret {{ . }}, which parts read: add that da
 {{- if and (not $on.minio) (or $on.mlflow $on.kserve $on.pipelines) (include "iml4e.isOwn" (dict "host" $s3.hostname "service" "minio" "Release" .Release)) }}
 minio is off, but global.s3.endpoint still points to it: set global.s3.endpoint to your own store (empty means AWS).
 {{- end }}
+{{- if and (eq .Values.global.s3.addressingStyle "virtual") (include "iml4e.isOwn" (dict "host" $s3.hostname "service" "minio" "Release" .Release)) }}
+global.s3.addressingStyle is virtual, but the release's MinIO has no name for each bucket: set it to path.
+{{- end }}
 {{- if and (not $on.mariadb) (or $on.mlflow $on.pipelines) (include "iml4e.isOwn" (dict "host" (tpl .Values.global.database.host .) "service" "mariadb" "Release" .Release)) }}
 mariadb is off, but global.database.host still points to it: set global.database.host to your own MySQL or MariaDB.
 {{- end }}

@@ -3,8 +3,9 @@
 An address names one folder, with or without a slash at its end, never its neighbours; or a single object. Address of the
 store, region and keys are in the environment (AWS_…), or in JSON that KServe takes from Secret storage-config where an InferenceService has
 `storage` (STORAGE_CONFIG, STORAGE_OVERRIDE_CONFIG). So are the certificate authorities that it trusts: AWS_CA_BUNDLE, or a
-ConfigMap that KServe mounts (global.caCertificate.existingConfigMap). Exit codes: 1 the store cannot be read, 2 wrong call, 3 there is
-nothing at that address: starting again would not help.
+ConfigMap that KServe mounts (global.caCertificate.existingConfigMap). Annotations of a Secret that KServe hands on by variables:
+s3-verifyssl (S3_VERIFY_SSL), s3-usevirtualbucket (S3_USER_VIRTUAL_BUCKET), s3-useanoncredential (awsAnonymousCredential).
+Exit codes: 1 the store cannot be read, 2 wrong call, 3 there is nothing at that address: starting again would not help.
 """
 
 import json
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import boto3
 from boto3.exceptions import Boto3Error
+from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -72,6 +74,11 @@ def authorities() -> str | bool | None:
     return None
 
 
+def is_on(variable: str) -> bool:
+    """Whether KServe switches something on."""
+    return os.environ.get(variable, "").lower() in ("1", "true")
+
+
 def listing(s3: object, bucket: str, key: str) -> dict[str, int]:
     """Return the objects of a folder, or the single object: key and size in bytes."""
     folder = key.rstrip("/") + "/" if key else ""
@@ -99,8 +106,9 @@ def fetch(uri: str, target: Path) -> None:
         raise Failed(f"{uri} is no address like s3://BUCKET/FOLDER", 2)
     key = key.lstrip("/")
     endpoint = os.environ.get("AWS_ENDPOINT_URL") or None
-    style = {"addressing_style": "path"} if endpoint else {}
-    config = Config(max_pool_connections=THREADS, s3=style)
+    style = "virtual" if is_on("S3_USER_VIRTUAL_BUCKET") else "path" if endpoint else "auto"
+    signature = UNSIGNED if is_on("awsAnonymousCredential") else None
+    config = Config(max_pool_connections=THREADS, s3={"addressing_style": style}, signature_version=signature)
     try:
         s3 = boto3.client("s3", endpoint_url=endpoint, verify=authorities(), config=config)
         found = listing(s3, bucket, key)

@@ -10,9 +10,11 @@ import os
 import re
 import sys
 import time
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from hashlib import md5
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -60,6 +62,11 @@ def why(error: Exception) -> str:
     return reason
 
 
+def with_md5(request: Any, **_: Any) -> None:
+    """Give a request that deletes objects its Content-MD5: older stores ask for it, and boto3 sends a CRC32 alone."""
+    request.headers["Content-MD5"] = b64encode(md5(request.body, usedforsecurity=False).digest()).decode()
+
+
 @dataclass
 class Bucket:
     """MLflow's artifacts in the bucket."""
@@ -77,6 +84,7 @@ class Bucket:
             endpoint_url=os.environ.get("MLFLOW_S3_ENDPOINT_URL") or None,
             config=Config(s3={"addressing_style": os.environ.get("MLFLOW_BOTO_CLIENT_ADDRESSING_STYLE", "auto")}),
         )
+        self.s3.meta.events.register("before-sign.s3.DeleteObjects", with_md5)
 
     def prefix(self, uri: str) -> str | None:
         """The folder in the bucket that an address of MLflow means, with a slash at the end; None if it is elsewhere."""

@@ -9,10 +9,12 @@ stays has from one that goes (a cached step's outputs) stays until that one goes
 import os
 import sys
 import time
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from hashlib import md5
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -110,6 +112,11 @@ class Pipelines:
         self.ask("DELETE", f"runs/{quote(run)}")
 
 
+def with_md5(request: Any, **_: Any) -> None:
+    """Give a request that deletes objects its Content-MD5: older stores ask for it, and boto3 sends a CRC32 alone."""
+    request.headers["Content-MD5"] = b64encode(md5(request.body, usedforsecurity=False).digest()).decode()
+
+
 @dataclass
 class Bucket:
     """The bucket that runs leave their artifacts in."""
@@ -120,8 +127,9 @@ class Bucket:
 
     def __post_init__(self) -> None:
         """Connect."""
-        style = "path" if os.environ.get("AWS_ENDPOINT_URL") else "auto"
+        style = os.environ.get("S3_ADDRESSING_STYLE", "auto")
         self.s3 = boto3.client("s3", config=Config(s3={"addressing_style": style}))
+        self.s3.meta.events.register("before-sign.s3.DeleteObjects", with_md5)
 
     def folder(self, root: str, run: str) -> str | None:
         """Prefix of a run's folder, by its pipeline root; None if that is another bucket, or not a folder of this run."""
