@@ -86,12 +86,19 @@ class Report:
 
 
 def rehearse(
-    chart: str, *, values: Sequence[str] = (), objects: int = 20, keep: bool = False, say: Say = print
+    chart: str,
+    *,
+    version: str = "",
+    values: Sequence[str] = (),
+    objects: int = 20,
+    keep: bool = False,
+    say: Say = print,
 ) -> Report:
     """Rehearse the upgrade of the release to a chart.
 
     Args:
-        chart: folder or package of the chart.
+        chart: folder, package or `oci://` address of the chart.
+        version: version of a chart at an address; empty: the newest.
         values: files of values, as for the upgrade; the release's own values are below them.
         objects: number of objects of each bucket that are copied.
         keep: leave the namespace.
@@ -104,7 +111,7 @@ def rehearse(
         if not shutil.which(program):
             raise Error(f"there is no {program}: a rehearsal needs helm and kubectl on the PATH, as the upgrade does")
     with tempfile.TemporaryDirectory(prefix="iml4e-rehearsal-") as folder:
-        made = _Rehearsal(chart, [*map(str, values)], Path(folder), say)
+        made = _Rehearsal(chart, [*map(str, values)], Path(folder), say, version)
         # a terminal that closes ends it as Ctrl-C does: the namespace goes
         before = signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
         try:
@@ -240,8 +247,9 @@ def named(things: Iterable[Object]) -> dict[tuple[str, str], bool]:
 class _Rehearsal:
     """One rehearsal."""
 
-    def __init__(self, chart: str, files: list[str], folder: Path, say: Say) -> None:
-        self.chart, self.files, self.folder, self.say = chart, files, folder, say
+    def __init__(self, chart: str, files: list[str], folder: Path, say: Say, version: str = "") -> None:
+        self.chart = [chart, *(["--version", version] if version else [])]
+        self.files, self.folder, self.say = files, folder, say
         self.release, self.namespace = platform.release(), platform.namespace()
         self.name = f"{self.release[:22].rstrip('-')}-rehearsal"
         self.seconds: dict[str, float] = {}
@@ -368,7 +376,7 @@ class _Rehearsal:
         """Version of the new chart; notes its parts."""
         import yaml
 
-        about = yaml.safe_load(self.helm("show", "chart", self.chart, what=f"read chart {self.chart}"))
+        about = yaml.safe_load(self.helm("show", "chart", *self.chart, what=f"read chart {self.chart[0]}"))
         self.parts = [each["name"] for each in about.get("dependencies") or []]
         return str(about["version"])
 
@@ -385,7 +393,7 @@ class _Rehearsal:
 
         now = things(self.helm("get", "manifest", self.release, "-n", self.namespace, what="read the release"))
         said = self.helm(
-            "upgrade", self.release, self.chart, "-n", self.namespace, *self._flags(), "--dry-run=server", "-o", "json",
+            "upgrade", self.release, *self.chart, "-n", self.namespace, *self._flags(), "--dry-run=server", "-o", "json",
             what="render the upgrade",
         )  # fmt: skip
         then = things(json.loads(said)["manifest"])
@@ -405,7 +413,7 @@ class _Rehearsal:
         """What the new chart makes on the copy."""
         import yaml
 
-        words = ("template", self.name, self.chart, "-n", self.name, *self._flags(), "-f", self._scratch(parts))
+        words = ("template", self.name, *self.chart, "-n", self.name, *self._flags(), "-f", self._scratch(parts))
         said = self.helm(*words, what="render the new chart for the copy")
         return [each for each in yaml.load_all(said, getattr(yaml, "CSafeLoader", yaml.SafeLoader)) if each]
 
@@ -474,7 +482,7 @@ class _Rehearsal:
         """Install or upgrade the release of the rehearsal."""
         verb = ["install"] if first else ["upgrade", "--reset-values"]
         self.helm(
-            *verb, self.name, self.chart, "-n", self.name, *(["--skip-crds"] if first else []), *self._flags(), "-f", self._scratch(parts), "--wait",
+            *verb, self.name, *self.chart, "-n", self.name, *(["--skip-crds"] if first else []), *self._flags(), "-f", self._scratch(parts), "--wait",
             "--timeout", f"{PATIENCE - 60}s", what=f"install the {what} of the new chart in namespace {self.name}",
         )  # fmt: skip
 

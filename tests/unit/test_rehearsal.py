@@ -171,6 +171,26 @@ def test_a_release_without_databases_has_nothing_to_rehearse(tmp_path: Path, mon
     assert copy._objects("copy", 5, {"global": shared, "mlflow": {"enabled": False}}) == {}
 
 
+@pytest.mark.parametrize("version", ["", "0.2.0"])
+def test_a_version_of_the_chart_reaches_every_call_of_helm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    notes = fake(
+        tmp_path, monkeypatch,
+        helm="""*"get manifest"*) ;;\n"show chart"*) echo "version: 0.2.0" ;;\n"upgrade ml "*) echo '{"manifest": ""}' ;;\nesac\ncase x in""",
+    )  # fmt: skip
+    copy = rehearsal._Rehearsal("oci://x/iml4e", [], tmp_path, print, version)
+    assert copy._about() == "0.2.0"
+    copy._changes()
+    copy._rendered(["mlflow"])
+    copy._install("stores", [], first=True)
+    copy._install("parts", ["mlflow"])
+    named = [call for call in notes.read_text().splitlines() if "oci://x/iml4e" in call]
+    assert [call.split()[1] for call in named] == ["show", "upgrade", "template", "install", "upgrade"]
+    assert all(("oci://x/iml4e --version 0.2.0 " in f"{call} ") == bool(version) for call in named)
+    assert all(("--version" in call) == bool(version) for call in named)
+
+
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [

@@ -119,9 +119,7 @@ def test_an_upgrade_is_tried_on_a_copy_and_leaves_nothing(there: Cluster, cluste
     assert gone(cluster)
 
 
-def test_a_secret_that_is_missing_is_told_before_anything_is_made(
-    there: Cluster, cluster: Cluster, tmp_path: Path
-) -> None:
+def test_a_secret_that_is_missing_is_told_by_its_name(there: Cluster, cluster: Cluster, tmp_path: Path) -> None:
     values = tmp_path / "values.json"
     source = {"secretKeyRef": {"name": "not-there", "key": "token"}}
     values.write_text(json.dumps({"mlflow": {"extraEnv": [{"name": "OTHER_TOKEN", "valueFrom": source}]}}))
