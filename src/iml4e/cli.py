@@ -197,8 +197,9 @@ def parser() -> argparse.ArgumentParser:
         "Try an upgrade on a copy of the databases, in a namespace of its own that goes at the end; nothing of the release changes.",
     )
     rehearse.add_argument(
-        "--chart", required=True, metavar="CHART", help="folder or package of the chart to upgrade to"
+        "--chart", required=True, metavar="CHART", help="folder, package or oci:// address of the chart to upgrade to"
     )
+    rehearse.add_argument("--version", default="", help="version of a chart at an address; default: the newest")
     rehearse.add_argument(
         "-f",
         "--values",
@@ -218,7 +219,10 @@ def parser() -> argparse.ArgumentParser:
         _upgrade,
         "Upgrade the release: CRDs first, then Helm, with the release's values; print the downtime of each endpoint. Exit code 1: it failed.",
     )
-    upgrade.add_argument("--chart", required=True, metavar="CHART", help="folder or package of the chart")
+    upgrade.add_argument(
+        "--chart", required=True, metavar="CHART", help="folder, package or oci:// address of the chart"
+    )
+    upgrade.add_argument("--version", default="", help="version of a chart at an address; default: the newest")
     upgrade.add_argument(
         "-f",
         "--values",
@@ -438,6 +442,7 @@ def _rehearse(options: argparse.Namespace) -> int:
 
     report = rehearsal.rehearse(
         options.chart,
+        version=options.version,
         values=options.values,
         objects=options.objects,
         keep=options.keep,
@@ -455,6 +460,7 @@ def _upgrade(options: argparse.Namespace) -> int:
 
     report = upgrade.upgrade(
         options.chart,
+        version=options.version,
         values=options.values,
         sets=options.set,
         timeout=options.timeout,

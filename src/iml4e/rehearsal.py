@@ -11,7 +11,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,15 @@ Say = Callable[[str], None]
 #: Label of the namespace: the release that is rehearsed.
 LABEL = "iml4e.org/rehearsal"
 DATABASES = {"mlflow": ("mlflow",), "pipelines": ("mlpipeline", "metadb")}
+#: Parts that are on in the copy: the stores, and from the second step on what has databases.
+STORES = ("minio", "mariadb")
+#: Kinds with pods, and where a pod names a Secret or ConfigMap: field, kind, and key of the name.
+POD_MAKERS = ("CronJob", "DaemonSet", "Deployment", "Job", "Pod", "ReplicaSet", "StatefulSet")
+NAMES = (
+    ("secretKeyRef", "Secret", "name"), ("configMapKeyRef", "ConfigMap", "name"), ("secretRef", "Secret", "name"),
+    ("configMapRef", "ConfigMap", "name"), ("secret", "Secret", "secretName"), ("secret", "Secret", "name"),
+    ("configMap", "ConfigMap", "name"),
+)  # fmt: skip
 END = "-- Dump completed"
 DUMP = "--single-transaction --quick --hex-blob --skip-lock-tables --no-tablespaces --skip-dump-date --default-character-set=utf8mb4"
 PATIENCE = 600
@@ -77,12 +86,19 @@ class Report:
 
 
 def rehearse(
-    chart: str, *, values: Sequence[str] = (), objects: int = 20, keep: bool = False, say: Say = print
+    chart: str,
+    *,
+    version: str = "",
+    values: Sequence[str] = (),
+    objects: int = 20,
+    keep: bool = False,
+    say: Say = print,
 ) -> Report:
     """Rehearse the upgrade of the release to a chart.
 
     Args:
-        chart: folder or package of the chart.
+        chart: folder, package or `oci://` address of the chart.
+        version: version of a chart at an address; empty: the newest.
         values: files of values, as for the upgrade; the release's own values are below them.
         objects: number of objects of each bucket that are copied.
         keep: leave the namespace.
@@ -95,7 +111,7 @@ def rehearse(
         if not shutil.which(program):
             raise Error(f"there is no {program}: a rehearsal needs helm and kubectl on the PATH, as the upgrade does")
     with tempfile.TemporaryDirectory(prefix="iml4e-rehearsal-") as folder:
-        made = _Rehearsal(chart, [*map(str, values)], Path(folder), say)
+        made = _Rehearsal(chart, [*map(str, values)], Path(folder), say, version)
         # a terminal that closes ends it as Ctrl-C does: the namespace goes
         before = signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
         try:
@@ -139,14 +155,112 @@ def text(report: Report) -> Iterator[str]:
     yield "LESS than before: " + ", ".join(report.loses) if report.loses else "nothing is lost"
 
 
+def scratch(chart: Iterable[str], parts: Collection[str]) -> Object:
+    """Values of the copy, on top of the release's: stores of its own, and none of what its parts need elsewhere.
+
+    Args:
+        chart: all parts of the new chart.
+        parts: those with a database that are on.
+    """
+    release = "{{ .Release.Name }}"
+    buckets = {name: f"{{{{ .Values.global.s3.buckets.{name} }}}}" for name in ("datasets", "mlflow", "pipelines")}
+    own: Object = {
+        "global": {
+            "s3": {
+                "endpoint": f"http://{release}-minio.{{{{ .Release.Namespace }}}}.svc:9000", "region": "us-east-1",
+                "addressingStyle": "path",
+            },
+            "database": {"host": f"{release}-mariadb.{{{{ .Release.Namespace }}}}.svc", "port": 3306},
+            "monitoring": {"mode": "bundled"},
+            "gateway": {"name": f"{release}-gateway", "namespace": "{{ .Release.Namespace }}"},
+            "mlflow": {"url": f"http://{release}-mlflow.{{{{ .Release.Namespace }}}}.svc:5000/mlflow"},
+        },
+        "runner": {"s3Secret": f"{release}-s3-pipelines"},
+        "backup": {"enabled": False},
+        "minio": {
+            "existingSecret": "",
+            "buckets": [{"name": name, "versioned": False} for name in buckets.values()],
+            "consumers": [
+                {"name": name, "buckets": [{"name": buckets[each], "access": "rw"} for each in used]}
+                for name, used in {"mlflow": ("mlflow",), "pipelines": ("datasets", "pipelines")}.items()
+            ],
+        },
+        "mariadb": {
+            "existingSecret": "", "metrics": {"enabled": False},
+            "databases": [{"name": name, "user": name} for name in ("mlflow", "mlpipeline", "metadb")],
+        },
+        "mlflow": {
+            "replicas": 1, "route": {"enabled": False}, "gc": {"enabled": False},
+            "database": {"existingSecret": f"{release}-db-mlflow", "tls": False},
+            "s3": {"existingSecret": f"{release}-s3-mlflow"},
+            "webhooks": {"existingSecret": ""},
+        },
+        "pipelines": {
+            "route": {"enabled": False}, "retention": {"enabled": False},
+            "api": {"replicas": 1, "database": {"existingSecret": f"{release}-db-mlpipeline", "parameters": {"tls": "false"}}},
+            "metadata": {"database": {"existingSecret": f"{release}-db-metadb"}},
+            "s3": {"existingSecret": f"{release}-s3-pipelines"},
+        },
+    }  # fmt: skip
+    if "mlflow" not in parts:
+        # an MLflow elsewhere is not the copy's to write to
+        own["pipelines"]["mlflow"] = {"enabled": False}
+    for part in chart:
+        own[part] = own.get(part, {}) | {"enabled": part in (*STORES, *parts)}
+    return own
+
+
+def named(things: Iterable[Object]) -> dict[tuple[str, str], bool]:
+    """Secrets and ConfigMaps that pods name and the chart does not make: kind and name, and whether a pod waits for it."""
+    things = list(things)
+    kinds = ("Secret", "ConfigMap")
+    made = {(thing["kind"], thing["metadata"]["name"]) for thing in things if thing["kind"] in kinds}
+    # the Job of the release makes Secrets by a plan
+    plans = [
+        thing["data"]["plan.json"]
+        for thing in things
+        if thing["kind"] == "ConfigMap" and "plan.json" in (thing.get("data") or {})
+    ]
+    made |= {("Secret", secret["name"]) for plan in plans for secret in json.loads(plan)["secrets"]}
+    found: dict[tuple[str, str], bool] = {}
+
+    def note(kind: str, name: str, needed: bool) -> None:
+        if (kind, name) not in made:
+            found[kind, name] = needed or found.get((kind, name), False)
+
+    def walk(node: Any) -> None:
+        for each in node if isinstance(node, list) else node.values() if isinstance(node, dict) else ():
+            walk(each)
+        if isinstance(node, dict):
+            for each in node.get("imagePullSecrets") or []:
+                note("Secret", each["name"], False)
+            for key, kind, name in NAMES:
+                source = node.get(key)
+                if isinstance(source, dict) and source.get(name):
+                    note(kind, source[name], not source.get("optional"))
+
+    for thing in things:
+        if thing["kind"] in POD_MAKERS:
+            spec = thing["spec"]
+            while "containers" not in spec:
+                spec = (spec.get("jobTemplate") or spec["template"])["spec"]
+            walk(spec)
+    return found
+
+
 class _Rehearsal:
     """One rehearsal."""
 
-    def __init__(self, chart: str, files: list[str], folder: Path, say: Say) -> None:
-        self.chart, self.files, self.folder, self.say = chart, files, folder, say
+    def __init__(self, chart: str, files: list[str], folder: Path, say: Say, version: str = "") -> None:
+        self.chart = [chart, *(["--version", version] if version else [])]
+        self.files, self.folder, self.say = files, folder, say
         self.release, self.namespace = platform.release(), platform.namespace()
         self.name = f"{self.release[:22].rstrip('-')}-rehearsal"
         self.seconds: dict[str, float] = {}
+        self.parts: list[str] = []
+        """Of the new chart."""
+        self.things: list[Object] = []
+        """What the new chart makes on the copy."""
         self.ours = False
         self.helper = ""
 
@@ -212,13 +326,19 @@ class _Rehearsal:
                 what="read the release",
             )
         )
-        new = self._version()
+        new = self._about()
         (self.folder / "own.json").write_text(json.dumps(own))
         changes = self._changes()
-        databases = [name for part, names in DATABASES.items() if every.get(part, {}).get("enabled") for name in names]
-        self._namespace(every)
+        parts = [part for part in DATABASES if every.get(part, {}).get("enabled")]
+        if not parts:
+            raise Error(
+                f"release {self.release} has no database to copy, as mlflow and pipelines are off: upgrade it without a rehearsal"
+            )
+        databases = [name for part in parts for name in DATABASES[part]]
+        self.things = self._rendered(parts)
+        self._namespace()
         start = time.monotonic()
-        self._install("stores", {"mlflow": {"enabled": False}, "pipelines": {"enabled": False}}, first=True)
+        self._install("stores", [], first=True)
         self.timed("stores of the new chart", start)
         start = time.monotonic()
         size = self._copy(databases, every)
@@ -238,7 +358,6 @@ class _Rehearsal:
         self._ready("StatefulSet", f"{self.name}-mariadb")
         self.timed("start of the database on it", start)
         start = time.monotonic()
-        parts = {part: {"enabled": bool(every.get(part, {}).get("enabled"))} for part in DATABASES}
         try:
             self._install("parts", parts)
         except Error as error:
@@ -257,9 +376,13 @@ class _Rehearsal:
         old = (listed[0]["chart"].rpartition("-")[2]) if listed else "?"
         return Report(self.release, old, new, tables, kept, *changes, self.seconds, size)
 
-    def _version(self) -> str:
-        shown = self.helm("show", "chart", self.chart, what=f"read chart {self.chart}")
-        return next((line.split(":", 1)[1].strip() for line in shown.splitlines() if line.startswith("version:")), "?")
+    def _about(self) -> str:
+        """Version of the new chart; notes its parts."""
+        import yaml
+
+        about = yaml.safe_load(self.helm("show", "chart", *self.chart, what=f"read chart {self.chart[0]}"))
+        self.parts = [each["name"] for each in about.get("dependencies") or []]
+        return str(about["version"])
 
     def _flags(self) -> list[str]:
         return [word for file in [str(self.folder / "own.json"), *self.files] for word in ("-f", file)]
@@ -274,7 +397,7 @@ class _Rehearsal:
 
         now = things(self.helm("get", "manifest", self.release, "-n", self.namespace, what="read the release"))
         said = self.helm(
-            "upgrade", self.release, self.chart, "-n", self.namespace, *self._flags(), "--dry-run=server", "-o", "json",
+            "upgrade", self.release, *self.chart, "-n", self.namespace, *self._flags(), "--dry-run=server", "-o", "json",
             what="render the upgrade",
         )  # fmt: skip
         then = things(json.loads(said)["manifest"])
@@ -290,8 +413,16 @@ class _Rehearsal:
         added, removed = sorted(then.keys() - now.keys() - jobs), sorted(now.keys() - then.keys() - jobs)
         return added, removed, changed, restarted
 
-    def _namespace(self, every: Object) -> None:
-        """Make the namespace, without what an interrupted rehearsal left; pull secrets and authorities go along."""
+    def _rendered(self, parts: Collection[str]) -> list[Object]:
+        """What the new chart makes on the copy."""
+        import yaml
+
+        words = ("template", self.name, *self.chart, "-n", self.name, *self._flags(), "-f", self._scratch(parts))
+        said = self.helm(*words, what="render the new chart for the copy")
+        return [each for each in yaml.load_all(said, getattr(yaml, "CSafeLoader", yaml.SafeLoader)) if each]
+
+    def _namespace(self) -> None:
+        """Make the namespace, without what an interrupted rehearsal left; Secrets and ConfigMaps that pods name go along."""
         found = self.kubectl(
             "get", "namespace", self.name, "--ignore-not-found", "-o", "json", what="look for namespaces"
         )
@@ -317,19 +448,24 @@ class _Rehearsal:
                 "metadata": {"name": self.name, "labels": labels | {LABEL: self.release}},
             }
         )
-        shared = every.get("global", {})
-        wanted = [("secret", each["name"]) for each in shared.get("imagePullSecrets") or []]
-        authority = shared.get("caCertificate") or {}
-        wanted += [("secret", authority["existingSecret"])] if authority.get("existingSecret") else []
-        wanted += [("configmap", authority["existingConfigMap"])] if authority.get("existingConfigMap") else []
-        for kind, name in wanted:
-            self._copied(kind, name, name)
+        for (kind, name), needed in sorted(named(self.things).items()):
+            # a template with the release's name in it
+            own = name.startswith(f"{self.name}-")
+            self._copied(kind, self.release + name.removeprefix(self.name) if own else name, name, needed=needed)
 
-    def _copied(self, kind: str, name: str, to: str) -> None:
-        """Copy a Secret or ConfigMap into the namespace."""
-        thing = json.loads(
-            self.kubectl("-n", self.namespace, "get", kind, name, "-o", "json", what=f"read {kind} {name}")
+    def _copied(self, kind: str, name: str, to: str, *, needed: bool = True) -> None:
+        """Copy a Secret or ConfigMap into the namespace, if there is one."""
+        found = self.kubectl(
+            "-n", self.namespace, "get", kind, name, "--ignore-not-found", "-o", "json", what=f"read {kind} {name}"
         )
+        if not found.strip():
+            if needed:
+                raise Error(
+                    f"{kind} {name} is not in namespace {self.namespace}, and pods of the new version wait for it: make it first; "
+                    "nothing of the release was changed"
+                )
+            return
+        thing = json.loads(found)
         content = {key: thing[key] for key in ("data", "binaryData", "type") if key in thing}
         metadata = {"name": to, "namespace": self.name}
         self._apply({"apiVersion": "v1", "kind": thing["kind"], "metadata": metadata, **content})
@@ -340,47 +476,17 @@ class _Rehearsal:
             file.seek(0)
             self.kubectl("apply", "-f", "-", stdin=file, what=f"make {thing['kind']} {thing['metadata']['name']}")
 
-    def _install(self, what: str, values: Object, *, first: bool = False) -> None:
-        """Install or upgrade the release of the rehearsal: stores of its own, and of the parts those with a database."""
-        off = {part: {"enabled": False} for part in ("gateway", "home", "kserve", "prometheus", "grafana", "backup")}
-        release = "{{ .Release.Name }}"
-        own = {
-            "global": {
-                "s3": {
-                    "endpoint": f"http://{release}-minio.{{{{ .Release.Namespace }}}}.svc:9000", "region": "us-east-1",
-                    "addressingStyle": "path",
-                },
-                "database": {"host": f"{release}-mariadb.{{{{ .Release.Namespace }}}}.svc", "port": 3306},
-                "monitoring": {"mode": "bundled"},
-                "gateway": {"name": f"{release}-gateway", "namespace": "{{ .Release.Namespace }}"},
-                "mlflow": {"url": f"http://{release}-mlflow.{{{{ .Release.Namespace }}}}.svc:5000/mlflow"},
-            },
-            "runner": {"s3Secret": f"{release}-s3-pipelines"},
-            "minio": {"enabled": True, "existingSecret": ""},
-            "mariadb": {
-                "enabled": True, "existingSecret": "", "metrics": {"enabled": False},
-                "databases": [{"name": name, "user": name} for name in ("mlflow", "mlpipeline", "metadb")],
-            },
-            "mlflow": {
-                "replicas": 1, "route": {"enabled": False}, "gc": {"enabled": False},
-                "database": {"existingSecret": f"{release}-db-mlflow", "tls": False},
-                "s3": {"existingSecret": f"{release}-s3-mlflow"},
-                "webhooks": {"existingSecret": ""},
-            },
-            "pipelines": {
-                "route": {"enabled": False}, "retention": {"enabled": False},
-                "api": {"replicas": 1, "database": {"existingSecret": f"{release}-db-mlpipeline"}},
-                "metadata": {"database": {"existingSecret": f"{release}-db-metadb"}},
-                "s3": {"existingSecret": f"{release}-s3-pipelines"},
-            },
-        }  # fmt: skip
-        for part, more in values.items():
-            own[part] = own.get(part, {}) | more
+    def _scratch(self, parts: Collection[str]) -> str:
+        """The file with the values of the copy."""
         file = self.folder / "scratch.json"
-        file.write_text(json.dumps(own | off))
+        file.write_text(json.dumps(scratch(self.parts, parts)))
+        return str(file)
+
+    def _install(self, what: str, parts: Collection[str], *, first: bool = False) -> None:
+        """Install or upgrade the release of the rehearsal."""
         verb = ["install"] if first else ["upgrade", "--reset-values"]
         self.helm(
-            *verb, self.name, self.chart, "-n", self.name, *(["--skip-crds"] if first else []), *self._flags(), "-f", str(file), "--wait",
+            *verb, self.name, *self.chart, "-n", self.name, *(["--skip-crds"] if first else []), *self._flags(), "-f", self._scratch(parts), "--wait",
             "--timeout", f"{PATIENCE - 60}s", what=f"install the {what} of the new chart in namespace {self.name}",
         )  # fmt: skip
 
@@ -389,8 +495,13 @@ class _Rehearsal:
         if every["mariadb"]["enabled"]:
             return ["-n", self.namespace, "exec", "-i", f"{self.release}-mariadb-0", "-c", "mariadb", "--"]
         if not self.helper:
-            image = every["mariadb"]["image"]
-            registry = every["global"].get("imageRegistry") or image["registry"]
+            # the release has no values of a part that is off
+            images = {
+                each["name"]: each["image"]
+                for thing in self.things
+                if (thing["kind"], thing["metadata"]["name"]) == ("StatefulSet", f"{self.name}-mariadb")
+                for each in thing["spec"]["template"]["spec"]["containers"]
+            }
             user = {} if every["global"].get("securityContext") == "platform" else {"runAsUser": 999, "runAsGroup": 999}
             pod = {
                 "apiVersion": "v1", "kind": "Pod", "metadata": {"name": self.name, "namespace": self.namespace, "labels": {LABEL: self.release}},
@@ -399,7 +510,7 @@ class _Rehearsal:
                     "imagePullSecrets": every["global"].get("imagePullSecrets") or [],
                     "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}, **user},
                     "containers": [{
-                        "name": "mariadb", "image": f"{registry}/{image['repository']}:{image['tag']}", "command": ["sleep", "86400"],
+                        "name": "mariadb", "image": images["mariadb"], "command": ["sleep", "86400"],
                         "resources": {"requests": {"cpu": "10m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}},
                         "securityContext": {
                             "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]},
@@ -538,17 +649,19 @@ class _Rehearsal:
             .replace("{{ .Release.Name }}", self.release)
             .replace("{{ .Release.Namespace }}", self.namespace)
         )
-        keys = {
-            "mlflow": (every["mlflow"]["s3"]["existingSecret"], "mlflow"),
-            "datasets": (every["runner"]["s3Secret"], "pipelines"),
-        }
+        keys = {}
+        if every["mlflow"]["enabled"]:
+            keys = {
+                "mlflow": (every["mlflow"]["s3"]["existingSecret"], "mlflow"),
+                "datasets": (every["runner"]["s3Secret"], "pipelines"),
+            }
         plan: Object = {"do": do, "count": count, "from": endpoint, "region": shared["s3"]["region"], "buckets": {}}
         plan["style"] = shared["s3"].get("addressingStyle", "path")  # older releases have none
         plan["to"] = f"http://{self.name}-minio.{self.name}.svc:9000"
         env: list[Object] = []
         for role, (name, consumer) in keys.items():
             secret = name.replace("{{ .Release.Name }}", self.release)
-            if not every["mlflow"]["enabled"] or not secret:
+            if not secret:
                 continue  # without a key, the identity of the release's own account would be needed
             if do == "copy":
                 self._copied("secret", secret, f"from-{role}")

@@ -1,7 +1,7 @@
 """Upgrade a release: its chart's CRDs, which Helm leaves alone, then Helm itself, while every endpoint is asked twice a second.
 
-What would stop Helm half-way is told before anything changes: values that the chart refuses, a release that is locked, fields that
-somebody else has set since. Needs helm and kubectl.
+What would stop Helm half-way is told before anything changes: values that the chart or the API server refuses, a release that is locked,
+fields that somebody else has set since. Needs helm and kubectl.
 """
 
 import json
@@ -25,6 +25,10 @@ PAUSE, PATIENCE = 0.5, 5.0
 LOOK = 15.0
 #: Who may have set the fields of a CRD: Helm at the installation, and kubectl, which this program and the documentation use.
 OURS = {"helm", "kubectl"}
+#: How kubectl begins to say that others have set fields.
+CONFLICT = "Apply failed with"
+#: Lines of kubectl that are no reason against an upgrade: warnings, a hint below an unknown kind, webhooks that know no dry run.
+HARMLESS = re.compile(r"^Warning: |^ensure CRDs are installed first|does not support dry run")
 #: Version of the Gateway API that a CRD is of.
 BUNDLE = "gateway.networking.k8s.io/bundle-version"
 #: What is asked of each part that has a route.
@@ -127,6 +131,7 @@ def ask(url: str) -> str:
 def upgrade(
     chart: str,
     *,
+    version: str = "",
     values: Sequence[str] = (),
     sets: Sequence[str] = (),
     timeout: float = 600,
@@ -137,7 +142,8 @@ def upgrade(
     """Upgrade the release to a chart, and measure the downtime of its endpoints.
 
     Args:
-        chart: folder or package of the chart.
+        chart: folder, package or `oci://` address of the chart.
+        version: version of a chart at an address; empty: the newest.
         values: files of values on top of the release's own.
         sets: single values on top of those, as `mlflow.replicas=2`.
         timeout: seconds that the release has to become Ready.
@@ -161,9 +167,12 @@ def upgrade(
     flags = [word for file in values for word in ("-f", str(file))] + [
         word for each in sets for word in ("--set", each)
     ]
-    shown = _run("helm", "show", "chart", chart, what=f"read chart {chart}")
+    source = [chart, *(["--version", version] if version else [])]
+    shown = _run("helm", "show", "chart", *source, what=f"read chart {chart}")
     new = next((line.split(":", 1)[1].strip() for line in shown.splitlines() if line.startswith("version:")), "?")
-    given = [release, chart, *where, "--reset-then-reuse-values", *flags]
+    # Helm tells CRDs of parts that are on by this command only
+    template = ["helm", "template", release, *source, *where, "-f", "-", *flags, "--include-crds", "--is-upgrade"]
+    given = [release, *source, *where, "--reset-then-reuse-values", *flags]
     # asks the cluster, as the upgrade does; kinds that the chart's CRDs bring are not known yet
     try:
         what = f"upgrade to chart {chart} with the values of the release"
@@ -171,12 +180,13 @@ def upgrade(
     except Error as error:
         if "no matches for kind" not in str(error):
             raise
-        said = '{"manifest": ""}'
-    if not force and old["ssa"]:
-        _refuse_conflicts(documents(json.loads(said)["manifest"]), namespace)
-    # Helm tells CRDs of parts that are on by this command only
-    template = ["helm", "template", release, chart, *where, "-f", "-", *flags, "--include-crds", "--is-upgrade"]
-    crds = [each for each in documents(_run(*template, stdin=json.dumps(own), what="render the CRDs")) if is_crd(each)]
+        said = ""
+    rendered = documents(_run(*template, stdin=json.dumps(own), what="render the CRDs"))
+    crds = [each for each in rendered if is_crd(each)]
+    # without a cluster, Jobs have names of another revision
+    guessed = [each for each in rendered if not is_crd(each) and not re.search(r"^kind: Job\s*$", each, re.MULTILINE)]
+    things = documents(json.loads(said)["manifest"]) if said else guessed
+    _refuse(things, namespace, crds=[] if skip_crds else crds, ssa=old["ssa"], force=force)
     endpoints, left_out = _endpoints(every, say)
     if not skip_crds:
         apply_crds(crds, force=force)
@@ -254,36 +264,105 @@ def apply_crds(crds: Sequence[str], *, force: bool = False) -> None:
     )  # fmt: skip
 
 
-def conflicts(things: Sequence[str], manager: str, *where: str) -> list[tuple[str, set[str], str]]:
+def refusals(
+    things: Sequence[str], command: Sequence[str], harmless: Callable[[str], bool]
+) -> list[tuple[str, list[str]]]:
+    """Objects that the API server refuses in a dry run: each as text, and lines that say why; nothing is changed.
+
+    Args:
+        things: objects, each as text.
+        command: words of kubectl.
+        harmless: whether a line is no reason.
+    """
+    words = ["kubectl", *command, "--dry-run=server", "-f", "-"]
+    done = subprocess.run(words, input="\n---\n".join(things), capture_output=True, text=True, check=False)
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    lines = [line for line in lines if not HARMLESS.search(line) and not harmless(line)]
+    if not done.returncode or not lines:
+        return []
+    if len(things) > 1:  # kubectl does not always name the object
+        middle = len(things) // 2
+        return [each for half in (things[:middle], things[middle:]) for each in refusals(half, command, harmless)]
+    return [(things[0], lines)]
+
+
+def conflicts(things: Sequence[str], manager: str) -> list[tuple[str, set[str], str]]:
     """Objects with fields that others have set otherwise: name, the others, and the fields; nothing is changed.
 
     Args:
         things: objects, each as text.
         manager: in whose name.
-        where: flags of kubectl that name the namespace.
     """
-    command = ["kubectl", "apply", *where, "--server-side", "--dry-run=server", f"--field-manager={manager}", "-f", "-"]
-    done = subprocess.run(command, input="\n---\n".join(things), capture_output=True, text=True, check=False)
-    said = " ".join(done.stderr.split())
-    if "Apply failed with" not in said:  # another error, such as a kind that the CRDs bring, is Helm's to tell
-        return []
-    if len(things) > 1:  # kubectl does not name the object
-        middle = len(things) // 2
-        return [each for half in (things[:middle], things[middle:]) for each in conflicts(half, manager, *where)]
+    command = ["apply", "--server-side", f"--field-manager={manager}"]
+    found = refusals(things, command, lambda _: False)
+    return [_conflict(thing, lines) for thing, lines in found if CONFLICT in " ".join(lines)]
+
+
+def _conflict(thing: str, lines: list[str]) -> tuple[str, set[str], str]:
+    said = " ".join(lines)
     fields = re.findall(r"(?<= )\.[A-Za-z]\S*", said.partition("Please review")[0])
-    return [(_name(things[0]), set(re.findall(r'with "([^"]+)"', said)), ", ".join(dict.fromkeys(fields)))]
+    return _name(thing), set(re.findall(r'with "([^"]+)"', said)), ", ".join(dict.fromkeys(fields))
 
 
-def _refuse_conflicts(things: list[str], namespace: str) -> None:
-    """Refuse fields that somebody else set: Helm would stop at them with half of the objects changed."""
-    found = conflicts(things, "helm", "-n", namespace)
-    if found:
-        name, managers, fields = found[0]
-        more = f" (and {len(found) - 1} objects more)" if len(found) > 1 else ""
+def _refuse(things: Sequence[str], namespace: str, *, crds: Sequence[str], ssa: bool, force: bool) -> None:
+    """Refuse what the API server would: Helm would stop there with half of the objects changed.
+
+    Raises:
+        Error: a value is refused, or somebody else set a field.
+    """
+    if not things:
+        return
+    groups = {group[1] for each in crds if (group := re.search(r"^  group: [\"']?([^\s\"']+)", each, re.MULTILINE))}
+    brought = {_name(each).removeprefix("Namespace ") for each in things if _name(each).startswith("Namespace ")}
+
+    def harmless(line: str) -> bool:
+        """Whether the upgrade itself brings what is missing."""
+        kinds = re.findall(r'no matches for kind "[^"]+" in version "([^"/]+)', line)
+        missing = re.findall(r'namespaces "([^"]+)" not found', line)
+        return bool(kinds or missing) and {*kinds} <= groups and {*missing} <= brought
+
+    # a release that the client applies has no conflicts
+    taken = ["--force-conflicts"] if force or not ssa else []
+    command = ["apply", "-n", namespace, "--server-side", "--field-manager=helm", *taken]
+    found = refusals(things, command, harmless)
+    clashes = [_conflict(*each) for each in found if CONFLICT in " ".join(each[1])]
+    # a kind of a former version may lack fields that the chart's CRD has
+    wrong = [each for each in found if CONFLICT not in " ".join(each[1]) and _group(each[0]) not in groups]
+    if not ssa:
+        # what the client applies is merged otherwise: only what is refused as a new object, too, is surely wrong
+        wrong = [
+            each
+            for each in wrong
+            if refusals(
+                [each[0]], ["create", "-n", namespace], lambda line: harmless(line) or "(AlreadyExists)" in line
+            )
+        ]
+    if wrong:
+        thing, lines = wrong[0]
+        why = re.sub(r'^(error: |Error from server( \(\w+\))?: )?((The )?\S+ "[^"]+" is invalid: ?)?', "", lines[0])
+        why = "; ".join(each for each in (why, *(line.removeprefix("* ") for line in lines[1:])) if each)[:900]
+        cure = "correct the values"
+        if "spec.timeZone" in why:
+            cure = "set global.timeZone to a name of the time zone database, Europe/Berlin for example"
         raise Error(
-            f"{name} was changed since by {', '.join(sorted(managers))}: {fields}{more}; put what is to stay into the values, or give the fields back to the "
-            "chart with --force-conflicts; nothing was changed"
+            f"the API server refuses {_name(thing)}: {why}{_more(wrong)}; {cure}, then upgrade again; nothing was changed"
         )
+    if clashes:
+        name, managers, fields = clashes[0]
+        raise Error(
+            f"{name} was changed since by {', '.join(sorted(managers))}: {fields}{_more(clashes)}; put what is to stay into the values, or give the fields "
+            "back to the chart with --force-conflicts; nothing was changed"
+        )
+
+
+def _more(found: Sequence[object]) -> str:
+    return f" (and {len(found) - 1} objects more)" if len(found) > 1 else ""
+
+
+def _group(document: str) -> str:
+    """API group of an object."""
+    group = re.search(r"^apiVersion: [\"']?([^\s/\"']+)/", document, re.MULTILINE)
+    return group[1] if group else ""
 
 
 def _name(document: str) -> str:

@@ -84,6 +84,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         },
         "backup.enabled finds nothing to back up, as mlflow and pipelines are off: set backup.enabled=false.",
     ),
+    "an hour that no day has": (
+        {"mlflow": {"gc": {"schedule": "0 24 * * *"}}},
+        'mlflow.gc.schedule is "0 24 * * *", and 24 is no hour: write 0-23, * for all, a range (1-5), a step (*/2) or a list of these',
+    ),
+    "a weekday that Kubernetes does not know": (
+        {"pipelines": {"retention": {"schedule": "0 3 * * 1-7"}}},
+        'pipelines.retention.schedule is "0 3 * * 1-7", and 1-7 is no weekday: write 0-6, sun-sat (0 is Sunday), * for all,',
+    ),
     "more replicas than there may be": (
         {"kserve": {"models": {"replicas": {"min": 3, "max": 2}}}},
         "kserve.models.replicas.min is larger than max: raise kserve.models.replicas.max.",
@@ -378,6 +386,56 @@ def test_a_chart_around_this_one_may_have_facts_of_its_own(tmp_path: Path) -> No
     about = {"apiVersion": "v2", "name": "company", "version": "1.0.0", "dependencies": [dependency]}
     (tmp_path / "Chart.yaml").write_text(yaml.safe_dump(about))
     assert render(chart=tmp_path, values={"global": {"environment": "production"}})
+
+
+#: Values with a schedule.
+SCHEDULES = (
+    "backup.schedule",
+    "mlflow.gc.schedule",
+    "pipelines.mlflow.cleanup.schedule",
+    "pipelines.retention.schedule",
+)
+#: As robfig/cron's ParseStandard reads them, which Kubernetes asks.
+GOOD_SCHEDULES = (
+    "0 0 1 1 0", "59 23 31 12 6", "*/10 * * * *", "5/15 0-23/2 1,15,31 JAN-Mar,dec sun,Wed-FRI", "? ? ? ? ?", "00 02 01 09 *", "0  2 * *   *", "@yearly",
+    "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly", "@every 1h30m", "@every 1.5h",
+)  # fmt: skip
+#: Each with what is wrong; those that the schema refuses (spaces around a schedule, too) are refused by the name of the value.
+BAD_SCHEDULES = {
+    "60 * * * *": "60 is no minute: write 0-59,", "0 24 * * *": "24 is no hour: write 0-23,", "0 0 0 * *": "0 is no day: write 1-31,",
+    "0 0 32 * *": "32 is no day:", "0 0 1-32 * *": "1-32 is no day:", "0 0 * 0 *": "0 is no month: write 1-12, jan-dec,", "0 0 * 13 *": "13 is no month:",
+    "0 0 * june *": "june is no month:", "0 0 * * 7": "7 is no weekday: write 0-6, sun-sat (0 is Sunday),", "0 0 * * sunday": "sunday is no weekday:",
+    "*/0 * * * *": "*/0 is no minute:", "1-2-3 * * * *": "1-2-3 is no minute:", "0 -1 * * *": "-1 is no hour:",
+    "0 0 L * *": "L is no day:", "1/2/3 * * * *": "1/2/3 is no minute:", "100 * * * *": "100 is no minute:", "0 0 mon * *": "mon is no day:",
+    "daily": "/schedule'", "@dayly": "/schedule'", "@Daily": "/schedule'", "@every": "/schedule'", "@every day": "/schedule'", "0 2 * *": "/schedule'",
+    "0 0 2 * * *": "/schedule'", " 0 2 * * *": "/schedule'", "0 2 * * * ": "/schedule'", "0 2 * * #1": "/schedule'", "TZ=UTC 0 2 * * *": "/schedule'",
+}  # fmt: skip
+BACKED_UP = {"backup": {"enabled": True, "destination": {"existingClaim": "backups"}}}
+
+
+@pytest.mark.parametrize("schedule", GOOD_SCHEDULES)
+def test_schedules_that_kubernetes_knows_are_accepted(schedule: str) -> None:
+    values = helm.merged(BACKED_UP, *(nested(key, schedule) for key in SCHEDULES))
+    on = {"mlflow": {"gc": {"enabled": True}}, "pipelines": {"retention": {"enabled": True, "olderThan": "90d"}}}
+    crons = [each for each in render("laptop", helm.merged(values, on)) if each["kind"] == "CronJob"]
+    assert [each["spec"]["schedule"] for each in crons] == [schedule] * len(SCHEDULES)
+
+
+@pytest.mark.parametrize("schedule", BAD_SCHEDULES)
+def test_schedules_that_kubernetes_refuses_are_refused_wherever_they_stand(schedule: str) -> None:
+    said = BAD_SCHEDULES[schedule]
+    with pytest.raises(HelmError) as refused:
+        render("laptop", helm.merged(BACKED_UP, *(nested(key, schedule) for key in SCHEDULES)))
+    told = [
+        f"at '/{key.replace('.', '/')}'" if said == "/schedule'" else f'{key} is "{schedule}", and {said}'
+        for key in SCHEDULES
+    ]
+    assert [each for each in told if each not in str(refused.value)] == []
+
+
+def test_backups_without_a_schedule_and_those_that_are_off_are_fine() -> None:
+    assert render("laptop", helm.merged(BACKED_UP, nested("backup.schedule", "")))
+    assert render("laptop", nested("backup.schedule", "0 24 * * *"))
 
 
 @pytest.mark.parametrize("what", ACCEPTED)

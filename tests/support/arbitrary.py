@@ -84,6 +84,8 @@ def legal(schema: Schema) -> st.SearchStrategy[Any]:
 
 @functools.cache
 def _named(reference: str) -> st.SearchStrategy[Any]:
+    if reference.endswith("/schedule"):  # a sentence of the chart refuses most of what its pattern matches
+        return st.sampled_from(["@every 1h30m", "@weekly", "0 2 * * *", "*/10  1-5,7 ? jan-mar SUN"])
     return legal(resolve({"$ref": reference}))
 
 

@@ -132,6 +132,24 @@ def test_a_field_that_somebody_else_set_is_told_before_anything_changes(there: C
     assert there.workload("Deployment", GATEWAY)["spec"]["strategy"]["rollingUpdate"]["maxSurge"] != 2
 
 
+def test_what_the_api_server_refuses_is_told_before_anything_changes(there: Cluster) -> None:
+    """What no schema knows: names of time zones, and ranges that end before they begin."""
+    revisions, before = len(upgrades.history(NAME)), there.workload("Deployment", MLFLOW)["metadata"]["generation"]
+    job = ("--set", "mlflow.gc.enabled=true", "--set", "mlflow.podAnnotations.note=refused")
+    for value, said in (
+        ("global.timeZone=Europe/Berln", 'Invalid value: "Europe/Berln": unknown time zone Europe/Berln; set global.timeZone to a name'),
+        ("mlflow.gc.schedule=30-10 3 * * *", 'spec.schedule: Invalid value: "30-10 3 * * *": '),
+    ):  # fmt: skip
+        for force in ([], ["--force-conflicts"]):
+            code, _, told = upgrades.upgrade(NAME, helm.CHART, *job, "--set", value, *force)
+            assert code == 1
+            assert f"the API server refuses CronJob {MLFLOW}-gc: " in told
+            assert said in told
+            assert "then upgrade again; nothing was changed" in told
+    assert len(upgrades.history(NAME)) == revisions
+    assert there.workload("Deployment", MLFLOW)["metadata"]["generation"] == before
+
+
 def test_crds_are_upgraded_with_the_chart_unless_another_owner_has_them(there: Cluster, tmp_path: Path) -> None:
     chart = upgrades.copied(tmp_path, "9.9.8")
     name = "things.upgraded.iml4e.org"
