@@ -475,11 +475,20 @@ def _patch(cluster: Cluster, thing: Object, change: Object) -> None:
 
 def _disown(cluster: Cluster, thing: Object) -> None:
     """Own none of its fields any more: a later upgrade that changes the replicas would be in conflict with this package."""
-    found = cluster.get(thing["kind"], thing["metadata"]["name"])
-    if found:
+    for _ in range(10):
+        found = cluster.get(thing["kind"], thing["metadata"]["name"])
+        if not found:
+            return
         left = [each for each in found["metadata"]["managedFields"] if each["manager"] != OWNER]
-        version = found["metadata"]["resourceVersion"]  # nobody else's change is undone
-        _quietly(lambda: _patch(cluster, thing, {"metadata": {"managedFields": left, "resourceVersion": version}}))
+        # of this version alone: a controller may be writing the status
+        change = {"managedFields": left, "resourceVersion": found["metadata"]["resourceVersion"]}
+        try:
+            _patch(cluster, thing, {"metadata": change})
+            return
+        except RefusedError as error:
+            if error.status != 409:
+                raise
+        time.sleep(0.2)
 
 
 def _quietly(do: Callable[[], Any]) -> None:
