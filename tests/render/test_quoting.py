@@ -26,6 +26,9 @@ Step = str | int
 #: A value that excludes another one, which MORE sets.
 OTHER = ("caCertificate", "existingConfigMap")
 
+#: A host of two labels may be a Service in another namespace, which NetworkPolicies then name.
+HOST = ("database", "host")
+
 #: Values that are empty by default.
 MORE: dict[str, dict[str, Any]] = {
     "global": {
@@ -124,7 +127,8 @@ def section(name: str) -> tuple[Path, dict[str, Any]]:
 
 def accepted(name: str, word: str) -> list[tuple[Step, ...]]:
     """Places of a section that take both plain text and a word."""
-    return [path for path in taking(name, PLAIN) if path in taking(name, word)]
+    both = [path for path in taking(name, PLAIN) if path in taking(name, word)]
+    return [path for path in both if path != HOST or "." not in word]
 
 
 @functools.cache

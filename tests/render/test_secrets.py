@@ -50,11 +50,12 @@ def test_no_secret_is_rendered(profile: str) -> None:
 
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_no_template_asks_chance_clock_or_cluster(function: str) -> None:
-    """`lookup` may be asked: without a cluster it finds nothing. The guard that asks the cluster renders no object.
+    """`lookup` may be asked: without a cluster it finds nothing. The guards that ask the cluster render no object.
 
     The version of Kubernetes is what whoever renders says: `helm template --kube-version`.
     """
-    files = [path for path in CHART.rglob("templates/**/*") if path.is_file() and path.name != "_cluster.tpl"]
+    guards = ("_cluster.tpl", "_data.tpl")
+    files = [path for path in CHART.rglob("templates/**/*") if path.is_file() and path.name not in guards]
     texts = {path: path.read_text() for path in files}
     actions = {path: [part.partition("}}")[0] for part in text.split("{{")[1:]] for path, text in texts.items()}
     found = [
