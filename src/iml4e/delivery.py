@@ -303,7 +303,7 @@ def _made_up(project: Project, folder: Path, rows: int) -> Path:
 
     made = project.contract
     path = folder / ("images" if made.kind == "images" else "data.csv")
-    least = 3 * made.rows_per_class * max(2, len(getattr(made, "classes", ())))
+    least = 3 * made.rows_per_class * max(2, example.classes(made))
     try:
         example.write(made, path, max(rows, 2 * made.rows, least))
     except Error:

@@ -363,6 +363,12 @@ def test_examples_keep_the_contract(tmp_path: Path, text: str) -> None:
     assert made_up[found.target].nunique() == 2
 
 
+def test_examples_of_small_images_are_as_small(tmp_path: Path) -> None:
+    found = made(tmp_path, IMAGES.replace("[16, 16]", "[3, 3]").replace("[64, 64]", "[14, 20]"))
+    example.write(found, tmp_path / "example", 8)
+    assert reading.read(found, tmp_path / "example")[1] == []
+
+
 def test_no_example_is_made_of_a_pattern(tmp_path: Path) -> None:
     with pytest.raises(Error, match="no example can be made of column 'code'"):
         example.write(made(tmp_path), tmp_path / "example.csv", 10)

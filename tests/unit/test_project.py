@@ -15,7 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.tree import DecisionTreeClassifier
 
-from iml4e import Error, cli, client, delivery, judge, project, registry, splits
+from iml4e import Error, cli, client, delivery, judge, project, reading, registry, splits
 from iml4e.judge import Gate
 
 SETTINGS = """
@@ -355,6 +355,18 @@ def test_validation_leaves_a_report_and_names_every_problem(folder: Path, capsys
 def test_data_that_is_not_there_is_told(folder: Path, data: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["project", "validate", "-C", str(folder), "--data", data]) == 1
     assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["{type: category, values: [%s]}" % ", ".join(f"c{i}" for i in range(22)), "{type: integer, minimum: 0, maximum: 21}"],
+)
+def test_rows_that_are_made_up_are_enough_for_many_classes(tmp_path: Path, target: str) -> None:
+    """unionai-oss/pandera#988: rows that are made up break the very checks that they are made for."""
+    text = f"kind: table\ntarget: y\nrows_per_class: 10\ncolumns: {{x: {{type: number}}, y: {target}}}\n"
+    found = project.load(write(tmp_path / "fraud", **{"schema.yaml": text}))
+    path = delivery._made_up(found, tmp_path, 120)
+    assert reading.read(found.contract, path)[1] == []
 
 
 def test_steps_get_the_project_and_stay_small(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
