@@ -85,7 +85,7 @@ def _new(options: argparse.Namespace) -> None:
         template=options.template,
     )
     print(
-        f"\n{made} is a project of its own. Next:\n\n"
+        f"\n{made} is a project. Next:\n\n"
         f"  cd {made}\n"
         "  iml4e project validate      # your data against schema.yaml\n"
         "  iml4e project run           # train and evaluate on the platform, register\n"

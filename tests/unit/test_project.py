@@ -359,7 +359,10 @@ def test_data_that_is_not_there_is_told(folder: Path, data: str, told: str, caps
 
 @pytest.mark.parametrize(
     "target",
-    ["{type: category, values: [%s]}" % ", ".join(f"c{i}" for i in range(22)), "{type: integer, minimum: 0, maximum: 21}"],
+    [
+        "{type: category, values: [%s]}" % ", ".join(f"c{i}" for i in range(22)),
+        "{type: integer, minimum: 0, maximum: 21}",
+    ],
 )
 def test_rows_that_are_made_up_are_enough_for_many_classes(tmp_path: Path, target: str) -> None:
     """unionai-oss/pandera#988: rows that are made up break the very checks that they are made for."""
