@@ -1,5 +1,6 @@
 """The graph of every project: from raw data to a registered version, on either engine."""
 
+import json
 from typing import Any, NamedTuple
 
 from kfp import dsl
@@ -95,7 +96,7 @@ def train(
     address: str,
     sha256: str,
     model_name: str,
-    parameters: dict,
+    parameters: str,
     tags: dict,
 ) -> NamedTuple("Trained", [("run_id", str), ("experiment_id", str), ("model_uri", str)]):
     """Fit the project's model (`build` in project/train.py), and track it in MLflow with the project's code.
@@ -106,19 +107,21 @@ def train(
         address: address of the exact dataset version; the run keeps it.
         sha256: digest of that version.
         model_name: name of the MLflow experiment.
-        parameters: of the model.
+        parameters: of the model, as JSON: Kubeflow Pipelines would hand on whole numbers of a mapping as floating ones, and knows no null.
         tags: of the run, such as the commit.
 
     Returns:
         run_id and experiment_id of the MLflow run; model_uri: MLflow address of the model.
     """
+    import json
+
     import pandas as pd
 
     from iml4e import project
 
     where = {"address": address, "sha256": sha256, "model_name": model_name}
-    table = pd.read_parquet(training.path)
-    return project.train(project.load(settings.path), table, parameters=parameters, tags=tags, **where)
+    table, chosen = pd.read_parquet(training.path), json.loads(parameters)
+    return project.train(project.load(settings.path), table, parameters=chosen, tags=tags, **where)
 
 
 def evaluate(
@@ -194,13 +197,13 @@ def pipeline(project: Project) -> Any:
         "evaluate": step(evaluate, *packages[1:], project=project.folder, files=CODE),
         "register": step(register),
     }
-    own = dict(project.parameters)
+    own = json.dumps(project.parameters)
 
     @dsl.pipeline(name=project.name, description="From data to a registered version, by `iml4e project run`.")
     def graph(
         dataset_key: str,
         dataset_version: str = "",
-        parameters: dict = own,
+        parameters: str = own,
         sample: int = 0,
         trial: bool = False,
         tags: dict = {},  # noqa: B006
@@ -211,7 +214,7 @@ def pipeline(project: Project) -> Any:
         Args:
             dataset_key: key of the dataset in the bucket.
             dataset_version: S3 version id of that dataset; empty: the latest.
-            parameters: of the model.
+            parameters: of the model, as JSON.
             sample: number of rows that are taken; 0: all.
             trial: register nothing.
             tags: of the MLflow run and of the version.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,11 @@ def test_settings(folder: Path) -> None:
         (("floor: 0.8", "floors: 0.8"), "`gate` has a `metric`, and a `floor` where more is better, or a `ceiling`"),
         (("floor: 0.8", "floor: 0.8, ceiling: 1"), "`gate` has a `metric`"),
         (("floor: 0.8", "floor: .nan"), "`gate: floor` is a number, not nan"),
+        (("depth: 3", "since: 2024-01-01"), "parameter since has '2024-01-01', which is no text or number for YAML"),
+        (
+            ("depth: 3", "depth: [{1: a}]"),
+            "parameter depth has '1', which is no text or number for YAML: write it in quotes",
+        ),
         (("cpu:", "cpus:"), "'cpus' is no option of `deploy`; is it `cpu`?"),
         (("name: fraud", "name: [fraud"), "cannot be read"),
         ((SETTINGS, "hello"), "it has settings: name, data"),
@@ -100,6 +106,36 @@ def test_a_wrong_parameter_is_told(folder: Path, word: str, told: str) -> None:
     with pytest.raises(Error) as raised:
         project.load(folder).arguments([word])
     assert told in str(raised.value)
+
+
+PARAMETERS = "parameters: {layers: [10, 5], deep: {a: 1, b: [2.0]}, depth: null, strength: 1.0}"
+
+
+def test_parameters_arrive_as_they_are_written(tmp_path: Path) -> None:
+    """kubeflow/pipelines#11004: whole numbers became floating ones; dssg/triage#211: null was no value."""
+    build = """
+from sklearn.tree import DecisionTreeClassifier
+
+def build(contract, parameters):
+    told = repr(parameters)
+    assert told == "{'layers': [10, 5], 'deep': {'a': 1, 'b': [2.0]}, 'depth': None, 'strength': 1.0}", told
+    return DecisionTreeClassifier(max_depth=parameters["depth"])
+"""
+    settings = re.sub("parameters:.*", PARAMETERS, SETTINGS).replace("pillow", "")
+    found = project.load(write(tmp_path / "fraud", **{"iml4e.yaml": settings, "project/train.py": build}))
+    assert delivery.compile_(found).exists()
+    assert delivery.try_out(found, tmp_path / "tried")["parameters"]["layers"] == [10, 5]
+
+
+def test_a_parameter_that_is_null_takes_any_value(folder: Path) -> None:
+    found = project.load(write(folder, **{"iml4e.yaml": re.sub("parameters:.*", PARAMETERS, SETTINGS)}))
+    assert [found.arguments([f"depth={text}"])["depth"] for text in ("3", "null", "fast", "0.5")] == [
+        3,
+        None,
+        "fast",
+        0.5,
+    ]
+    assert found.arguments(["layers=[7, 8]"])["layers"] == [7, 8]
 
 
 def test_no_project_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -360,7 +396,7 @@ def test_data_that_is_not_there_is_told(folder: Path, data: str, told: str, caps
 @pytest.mark.parametrize(
     "target",
     [
-        "{type: category, values: [%s]}" % ", ".join(f"c{i}" for i in range(22)),
+        f"{{type: category, values: {[f'c{i}' for i in range(22)]}}}",
         "{type: integer, minimum: 0, maximum: 21}",
     ],
 )

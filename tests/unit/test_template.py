@@ -283,7 +283,7 @@ def test_a_project_within_its_own_data_is_refused(
     """python/cpython#17098: a folder copied into itself never ends."""
     data = images(tmp_path / "photos", "a", "b")
     monkeypatch.chdir(data)
-    with pytest.raises(Error, match="would lie in the folder of its own data, .*: name another place with --folder"):
+    with pytest.raises(Error, match=r"would lie in the folder of its own data, .*: name another place with --folder"):
         scaffold.new("rec", variant="image", data=".", template=str(template))
     assert sorted(each.name for each in data.iterdir()) == ["a", "b"]
 
