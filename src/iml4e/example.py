@@ -1,5 +1,6 @@
 """Data that fits a contract and that nobody has measured: for tests, and for a project that begins without data."""
 
+import dataclasses
 import datetime
 import io
 from pathlib import Path
@@ -32,7 +33,7 @@ def rows(contract: Contract, number: int, seed: int = 0) -> Any:
         return _images(contract, number, seed)
     made = _values(contract, number, seed)
     frame = pd.DataFrame({each.name: typed(made[each.name], each) for each in contract.columns})
-    return frame[[*contract.features, contract.target]]
+    return frame[contract.kept]
 
 
 def classes(contract: Contract) -> int:
@@ -90,6 +91,9 @@ def _values(contract: Table, number: int, seed: int) -> dict[str, list[Any]]:
     made = {}
     for each in contract.columns:
         leads = each in (first, contract.column(contract.target))
+        each = (
+            dataclasses.replace(each, unique=True) if each.name in contract.split_by and each.type == "text" else each
+        )
         values = [_value(each, float(at), row) for row, at in enumerate(cause if leads else chance.random(number))]
         gone = chance.random(number) < (MISSING if each.missing and not leads else 0)
         made[each.name] = [None if absent else value for absent, value in zip(gone, values, strict=True)]

@@ -172,6 +172,9 @@ def test_a_regression_whose_target_is_always_the_same_is_told(tmp_path: Path) ->
         (("late: {type: category", "late: {type: text"), "the target 'late' of a classification is a category or an integer, not a text"),
         (("kind: table", "kind: table\ntask: regression"), "the target 'late' of a regression is a number or an integer"),
         (("columns:", "columns: [1]\nrest:"), "'rest' is no entry"),
+        (("columns:", "split_by: code\ncolumns:"), "`split_by` is a list of columns, such as [customer], not 'code'"),
+        (("columns:", "split_by: [late]\ncolumns:"), "`split_by` has 'late', which is none of `columns` but the target: "),
+        (("columns:", "split_by: [parcels]\ncolumns:"), "`split_by` has 'parcels', which cannot be missing then: remove its"),
         (("kind: table", "kind: ["), "cannot be read"),
     ],
 )  # fmt: skip

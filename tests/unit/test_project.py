@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import subprocess
@@ -16,7 +17,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.tree import DecisionTreeClassifier
 
-from iml4e import Error, cli, client, delivery, judge, project, reading, registry, splits
+from iml4e import Error, cli, client, delivery, graph, judge, project, reading, registry, splits
+from iml4e.engines import embedding
 from iml4e.judge import Gate
 
 SETTINGS = """
@@ -193,7 +195,34 @@ def test_a_sample_is_a_part_of_the_same_split() -> None:
     assert set(held_out["a"]) <= set(whole[1]["a"])
 
 
+def test_rows_of_the_same_key_fall_on_one_side_whatever_the_other_columns_become() -> None:
+    """ibis-project/ibis-ml#124, ageron/handson-ml#71: a new column must not put rows that a champion learnt from aside."""
+    rows = table(400).assign(customer=[i // 4 for i in range(400)])
+    training, held_out = splits.split(rows, by=["customer"])
+    assert not set(training["customer"]) & set(held_out["customer"])
+    assert 40 <= len(held_out) <= 160
+    changed = rows.assign(new=1, customer=rows["customer"].astype(float)).drop(columns="b")
+    assert set(splits.split(changed, by=["customer"])[1]["customer"]) == set(held_out["customer"])
+
+
+def test_the_contract_names_the_columns_that_split(tmp_path: Path) -> None:
+    columns = "{x: {type: number}, customer: {type: text, use: false}, y: {type: category, values: [a, b]}}"
+    text = f"kind: table\ntarget: y\nsplit_by: [customer]\ncolumns: {columns}\n"
+    settings = SETTINGS.replace("pillow", "")
+    found = project.load(write(tmp_path / "fraud", **{"schema.yaml": text, "iml4e.yaml": settings}))
+    data = delivery._made_up(found, tmp_path, 120)
+    rows, problems = reading.read(found.contract, data)
+    assert (problems, list(rows.columns)) == ([], ["x", "customer", "y"])
+    held_out = len(splits.split(rows, by=["customer"])[1])
+    assert held_out != len(splits.split(rows)[1])
+    out = io.StringIO()
+    delivery.try_out(found, tmp_path / "tried", data=str(data), out=out)
+    assert f"{held_out} held out" in out.getvalue()
+
+
 def test_too_few_rows_are_told() -> None:
+    with pytest.raises(Error, match="9 rows with 1 different values of a are too few"):
+        splits.split(table(9).assign(a=1), by=["a"])
     with pytest.raises(Error, match="1 rows are too few"):
         splits.split(table(1))
 
@@ -415,6 +444,20 @@ def test_steps_get_the_project_and_stay_small(folder: Path, monkeypatch: pytest.
     assert "pandera" in text
     # the state of a run, at most 1 MiB, repeats each about five times
     assert len(text) < 140 * 1024
+
+
+def test_steps_get_files_beside_the_modules(folder: Path) -> None:
+    """mlflow/mlflow#11806: a project's words.json was there on this machine, and nowhere else."""
+    write(folder, **{"project/a/words[1].json": "{}", "project/__pycache__/train.pyc": "", "project/.cache/x.txt": ""})
+    sent = Path(embedding.packed((), folder, graph.code(project.load(folder))))
+    assert sorted(each.relative_to(sent).as_posix() for each in sent.rglob("*") if each.is_file()) == [
+        "iml4e.yaml", "project/__init__.py", "project/a/words[1].json", "project/evaluate.py", "project/train.py", "schema.yaml",
+    ]  # fmt: skip
+    write(folder, **{"project/words.txt": "x" * 40 * 1024})
+    with pytest.raises(
+        Error, match=r"project/ has 40 KiB beside its modules, such as project/words.txt, and steps get at most 32"
+    ):
+        delivery.compile_(project.load(folder))
 
 
 def test_the_code_of_a_run_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
