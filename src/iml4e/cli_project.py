@@ -165,6 +165,5 @@ def _try(options: argparse.Namespace) -> None:
 
     with tempfile.TemporaryDirectory(prefix="try-") as folder:
         result = delivery.try_out(_project(options), Path(folder), data=options.data)
-    print(
-        f"\n{result['gate']}: {result['reason']}\nThe pipeline works; these rows were made up, and so is the verdict."
-    )
+    rows = "nothing was registered" if options.data else "these rows were made up, and so is the verdict"
+    print(f"\n{result['gate']}: {result['reason']}\nThe pipeline works; {rows}.")

@@ -6,7 +6,7 @@ import importlib.metadata
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -191,12 +191,7 @@ def train(
         raise Error(
             f"build of {PACKAGE}/train.py asks for {error}, and {FILE} has {', '.join(project.parameters) or 'no parameters'}"
         ) from None
-    missing = []
-    for name in project.requirements:
-        try:
-            missing.append(f"{name}=={importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            raise Error(f"requirement {name!r} of {FILE} is not installed where the model is trained") from None
+    required = _installed(project.requirements)
     metric = project.gate.metric
 
     def figure(truth: Any, predicted: Any) -> float:
@@ -218,7 +213,7 @@ def train(
         measure=(metric, figure),
         signature=made.signature(),
         code=[str(project.folder / PACKAGE)],
-        requirements=missing,
+        requirements=required,
         tags=tags,
         example=made.kind == "table",
     )
@@ -229,6 +224,29 @@ def evaluate(project: Project, held_out: Any, *, model_uri: str, run_id: str, mo
     made = project.contract
     rows, truth = held_out[made.features], held_out[made.target]
     return judge.judge(model_uri, run_id, model_name, rows, truth, project.function("metrics"), project.gate, KEPT)
+
+
+def _installed(requirements: Iterable[str]) -> list[str]:
+    """The requirements with the versions that are installed here.
+
+    Raises:
+        Error: one is not, or another version is.
+    """
+    from packaging.requirements import Requirement
+
+    found = []
+    for line in requirements:
+        wanted = Requirement(line)
+        try:
+            version = importlib.metadata.version(wanted.name)
+        except importlib.metadata.PackageNotFoundError:
+            raise Error(f"requirement {line!r} of {FILE} is not installed where the model is trained") from None
+        if not wanted.specifier.contains(version, prereleases=True):
+            raise Error(
+                f"requirement {line!r} of {FILE} is not met where the model is trained: version {version} is installed; ask for that one, or install another"
+            )
+        found.append(f"{wanted.name}=={version}")
+    return found
 
 
 def _plain(value: Any, name: str) -> None:
@@ -245,6 +263,8 @@ def _plain(value: Any, name: str) -> None:
 
 
 def _project(folder: Path, told: Any) -> Project:
+    from packaging.requirements import InvalidRequirement, Requirement
+
     if not isinstance(told, dict):
         raise Error(f"it has settings: {', '.join(SETTINGS)}")
     for key, value in told.items():
@@ -268,6 +288,13 @@ def _project(folder: Path, told: Any) -> Project:
     limit = gate[limits[0]]
     if isinstance(limit, bool) or not isinstance(limit, int | float) or not math.isfinite(limit):
         raise Error(f"`gate: {limits[0]}` is a number, not {limit!r}")
+    for each in given.get("requirements", ()):
+        try:
+            Requirement(str(each))
+        except InvalidRequirement:
+            raise Error(
+                f"`requirements` has {each!r}, which is no requirement: write the name of a package, such as pillow or pillow>=10"
+            ) from None
     for key in given.get("deploy", {}):
         if key not in DEPLOY:
             near = difflib.get_close_matches(str(key), DEPLOY, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import io
 import json
 import re
@@ -81,6 +82,10 @@ def test_settings(folder: Path) -> None:
             ("depth: 3", "depth: [{1: a}]"),
             "parameter depth has '1', which is no text or number for YAML: write it in quotes",
         ),
+        (
+            ("[pillow]", "[pillow 10]"),
+            "`requirements` has 'pillow 10', which is no requirement: write the name of a package",
+        ),
         (("cpu:", "cpus:"), "'cpus' is no option of `deploy`; is it `cpu`?"),
         (("name: fraud", "name: [fraud"), "cannot be read"),
         ((SETTINGS, "hello"), "it has settings: name, data"),
@@ -138,6 +143,30 @@ def test_a_parameter_that_is_null_takes_any_value(folder: Path) -> None:
         0.5,
     ]
     assert found.arguments(["layers=[7, 8]"])["layers"] == [7, 8]
+
+
+def test_requirements_may_name_versions() -> None:
+    version = importlib.metadata.version("pillow")
+    assert project._installed(["pillow>=1", "Pillow", "pillow[xmp] != 1"]) == [
+        f"{name}=={version}" for name in ("pillow", "Pillow", "pillow")
+    ]
+    with pytest.raises(
+        Error, match=f"requirement 'pillow<1' of iml4e.yaml is not met .*: version {version} is installed"
+    ):
+        project._installed(["pillow<1"])
+    with pytest.raises(Error, match=r"requirement 'nothing-like-this>=1' of iml4e.yaml is not installed"):
+        project._installed(["nothing-like-this>=1"])
+
+
+def test_try_says_whose_rows_these_were(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(delivery, "try_out", lambda *_, **__: result())
+    for words, told in (([], True), (["--data", "data/fraud.csv"], False)):
+        assert cli.main(["project", "try", "-C", str(folder), *words]) == 0
+        said = capsys.readouterr().out
+        assert "The pipeline works" in said
+        assert ("made up" in said) is told
 
 
 def test_no_project_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
