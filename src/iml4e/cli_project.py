@@ -85,7 +85,7 @@ def _new(options: argparse.Namespace) -> None:
         template=options.template,
     )
     print(
-        f"\n{made} is a project of its own. Next:\n\n"
+        f"\n{made} is a project. Next:\n\n"
         f"  cd {made}\n"
         "  iml4e project validate      # your data against schema.yaml\n"
         "  iml4e project run           # train and evaluate on the platform, register\n"
@@ -165,6 +165,5 @@ def _try(options: argparse.Namespace) -> None:
 
     with tempfile.TemporaryDirectory(prefix="try-") as folder:
         result = delivery.try_out(_project(options), Path(folder), data=options.data)
-    print(
-        f"\n{result['gate']}: {result['reason']}\nThe pipeline works; these rows were made up, and so is the verdict."
-    )
+    rows = "nothing was registered" if options.data else "these rows were made up, and so is the verdict"
+    print(f"\n{result['gate']}: {result['reason']}\nThe pipeline works; {rows}.")

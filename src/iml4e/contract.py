@@ -94,6 +94,8 @@ class Table(Contract):
     """A CSV file: one row a case, with the truth in the target's column."""
 
     columns: tuple[Column, ...] = ()
+    split_by: tuple[str, ...] = ()
+    """Columns whose values alone decide on which side of the split a row falls; none: the features and the target."""
     csv: Dialect = field(default_factory=Dialect)
 
     kind = "table"
@@ -102,6 +104,11 @@ class Table(Contract):
     def features(self) -> list[str]:
         """Names of the columns that the model gets."""
         return [each.name for each in self.columns if each.use and each.name != self.target]
+
+    @property
+    def kept(self) -> list[str]:
+        """Names of the columns that a table has once it is read: what the model gets, `split_by`, and the target."""
+        return list(dict.fromkeys([*self.features, *self.split_by, self.target]))
 
     def of(self, *types: str) -> list[str]:
         """Names of the columns of some types that the model gets."""
@@ -221,10 +228,26 @@ def _contract(told: Any) -> Contract:
         raise Error(f"the target {target!r} of a regression is a number or an integer, not a {truth.type}")
     if task == "classification" and truth.type not in ("category", "integer"):
         raise Error(f"the target {target!r} of a classification is a category or an integer, not a {truth.type}")
-    contract = Table(**given | {"target": target, "columns": made, "csv": _dialect(given.get("csv") or {})})
+    keys = _split_by(given.get("split_by") or [], made, target)
+    changes = {"target": target, "columns": made, "split_by": keys, "csv": _dialect(given.get("csv") or {})}
+    contract = Table(**given | changes)
     if not contract.features:
         raise Error("no column but the target is left for the model (`use: false`)")
     return contract
+
+
+def _split_by(told: Any, columns: tuple[Column, ...], target: str) -> tuple[str, ...]:
+    if not isinstance(told, list):
+        raise Error(f"`split_by` is a list of columns, such as [customer], not {told!r}")
+    there = {each.name: each for each in columns if each.name != target}
+    for name in map(str, told):
+        if name not in there:
+            raise Error(f"`split_by` has {name!r}, which is none of `columns` but the target: {names(there)}")
+        if there[name].missing:
+            raise Error(
+                f"`split_by` has {name!r}, which cannot be missing then: remove its `missing`, or split by another"
+            )
+    return tuple(map(str, told))
 
 
 def _dialect(told: Any) -> Dialect:

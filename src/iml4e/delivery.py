@@ -122,7 +122,7 @@ def run(
     arguments = {
         "dataset_key": key,
         "dataset_version": version,
-        "parameters": chosen,
+        "parameters": json.dumps(chosen),
         "sample": project.sample if trial else 0,
         "trial": trial,
         "tags": source(project.folder),
@@ -284,7 +284,7 @@ def try_out(project: Project, folder: Path, *, data: str = "", rows: int = 120, 
         api = mlflow.MlflowClient(uri)
         if not api.get_experiment_by_name(project.name):
             api.create_experiment(project.name, (folder / "artifacts").as_uri())
-        arguments = {"dataset_key": f"file:{place.resolve()}", "parameters": dict(project.parameters), "tags": {}}
+        arguments = {"dataset_key": f"file:{place.resolve()}", "parameters": json.dumps(project.parameters)}
         with _engine("local"):
             steps = engines.run(graph.pipeline(project), arguments, engine="local", out=out or sys.stdout)
         return _summary(project, steps, {**arguments, "tags": {}})
@@ -303,7 +303,7 @@ def _made_up(project: Project, folder: Path, rows: int) -> Path:
 
     made = project.contract
     path = folder / ("images" if made.kind == "images" else "data.csv")
-    least = 3 * made.rows_per_class * max(2, len(getattr(made, "classes", ())))
+    least = 3 * made.rows_per_class * max(2, example.classes(made))
     try:
         example.write(made, path, max(rows, 2 * made.rows, least))
     except Error:
@@ -425,7 +425,7 @@ def _summary(project: Project, steps: Any, arguments: dict[str, Any]) -> dict[st
         "run": page,
         "pipeline_run": steps.url or None,
         "dataset": of["onboard"],
-        "parameters": arguments["parameters"],
+        "parameters": json.loads(arguments["parameters"]),
         "commit": arguments["tags"].get("mlflow.source.git.commit", ""),
         "seconds": {**steps.seconds, "all": round(time.monotonic() - steps.start, 1)},
     }

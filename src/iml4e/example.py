@@ -1,5 +1,6 @@
 """Data that fits a contract and that nobody has measured: for tests, and for a project that begins without data."""
 
+import dataclasses
 import datetime
 import io
 from pathlib import Path
@@ -11,6 +12,8 @@ from iml4e.reading import typed
 
 #: A value in ten is missing where it may be.
 MISSING = 0.1
+#: Classes of images where the contract names none.
+TWO = ("a", "b")
 
 
 def rows(contract: Contract, number: int, seed: int = 0) -> Any:
@@ -30,7 +33,17 @@ def rows(contract: Contract, number: int, seed: int = 0) -> Any:
         return _images(contract, number, seed)
     made = _values(contract, number, seed)
     frame = pd.DataFrame({each.name: typed(made[each.name], each) for each in contract.columns})
-    return frame[[*contract.features, contract.target]]
+    return frame[contract.kept]
+
+
+def classes(contract: Contract) -> int:
+    """How many classes rows that are made up have; 0 for a regression."""
+    if contract.task == "regression":
+        return 0
+    if isinstance(contract, Images):
+        return len(contract.classes or TWO)
+    target = contract.column(contract.target)
+    return len(target.values) or len({_value(target, at / 1000, 0) for at in range(1000)})
 
 
 def write(contract: Contract, path: Path, number: int, seed: int = 0) -> None:
@@ -78,6 +91,9 @@ def _values(contract: Table, number: int, seed: int) -> dict[str, list[Any]]:
     made = {}
     for each in contract.columns:
         leads = each in (first, contract.column(contract.target))
+        each = (
+            dataclasses.replace(each, unique=True) if each.name in contract.split_by and each.type == "text" else each
+        )
         values = [_value(each, float(at), row) for row, at in enumerate(cause if leads else chance.random(number))]
         gone = chance.random(number) < (MISSING if each.missing and not leads else 0)
         made[each.name] = [None if absent else value for absent, value in zip(gone, values, strict=True)]
@@ -108,8 +124,8 @@ def _images(contract: Images, number: int, seed: int) -> Any:
     import pandas as pd
     from PIL import Image
 
-    chance, classes = numpy.random.default_rng(seed), contract.classes or ("a", "b")
-    width, height = (max(16, least) for least in contract.smallest)
+    chance, classes = numpy.random.default_rng(seed), contract.classes or TWO
+    width, height = (min(max(16, least), most) for least, most in zip(contract.smallest, contract.largest, strict=True))
     made = []
     for row in range(number):
         at = row % len(classes)

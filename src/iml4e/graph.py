@@ -1,15 +1,19 @@
 """The graph of every project: from raw data to a registered version, on either engine."""
 
+import glob
+import json
 from typing import Any, NamedTuple
 
 from kfp import dsl
 
+from iml4e import Error
 from iml4e.engines.steps import step
 from iml4e.project import PACKAGE, Project
 
 #: Files of a project that its steps read.
 TOLD = ("iml4e.yaml", "schema.yaml")
-CODE = (*TOLD, f"{PACKAGE}/**/*.py")
+#: Most bytes of a project's files beside its modules: a run's state, at most 1 MiB, repeats each about ten times.
+MOST = 32 * 1024
 
 
 def onboard(key: str, version: str, raw: dsl.Output[dsl.Dataset]) -> NamedTuple(
@@ -65,13 +69,18 @@ def validate(
 
 
 def prepare(
-    data: dsl.Input[dsl.Dataset], sample: int, training: dsl.Output[dsl.Dataset], held_out: dsl.Output[dsl.Dataset]
+    data: dsl.Input[dsl.Dataset],
+    sample: int,
+    by: list,
+    training: dsl.Output[dsl.Dataset],
+    held_out: dsl.Output[dsl.Dataset],
 ) -> int:
     """Split into training rows and held-out rows by the hash of each row's content, so that held-out rows stay held out.
 
     Args:
         data: a valid table.
         sample: number of rows that are taken; 0: all.
+        by: columns whose values alone count (`split_by` in schema.yaml); empty: all.
         training: about three quarters of the rows.
         held_out: about one quarter.
 
@@ -82,7 +91,7 @@ def prepare(
 
     from iml4e import splits
 
-    parts = splits.split(pd.read_parquet(data.path), sample)
+    parts = splits.split(pd.read_parquet(data.path), sample, by)
     parts[0].to_parquet(training.path)
     parts[1].to_parquet(held_out.path)
     print(f"{len(parts[0])} rows to train, {len(parts[1])} held out")
@@ -95,7 +104,7 @@ def train(
     address: str,
     sha256: str,
     model_name: str,
-    parameters: dict,
+    parameters: str,
     tags: dict,
 ) -> NamedTuple("Trained", [("run_id", str), ("experiment_id", str), ("model_uri", str)]):
     """Fit the project's model (`build` in project/train.py), and track it in MLflow with the project's code.
@@ -106,19 +115,21 @@ def train(
         address: address of the exact dataset version; the run keeps it.
         sha256: digest of that version.
         model_name: name of the MLflow experiment.
-        parameters: of the model.
+        parameters: of the model, as JSON: Kubeflow Pipelines would hand on whole numbers of a mapping as floating ones, and knows no null.
         tags: of the run, such as the commit.
 
     Returns:
         run_id and experiment_id of the MLflow run; model_uri: MLflow address of the model.
     """
+    import json
+
     import pandas as pd
 
     from iml4e import project
 
     where = {"address": address, "sha256": sha256, "model_name": model_name}
-    table = pd.read_parquet(training.path)
-    return project.train(project.load(settings.path), table, parameters=parameters, tags=tags, **where)
+    table, chosen = pd.read_parquet(training.path), json.loads(parameters)
+    return project.train(project.load(settings.path), table, parameters=chosen, tags=tags, **where)
 
 
 def evaluate(
@@ -183,24 +194,49 @@ def register(
     return number
 
 
+def code(project: Project) -> tuple[str, ...]:
+    """Patterns of the files that steps get which run functions of the project: settings, modules, and files beside these.
+
+    Raises:
+        Error: the files beside the modules are too large.
+    """
+    beside = []
+    for path in sorted((project.folder / PACKAGE).rglob("*")):
+        name = path.relative_to(project.folder)
+        cache = any(part.startswith(".") or part == "__pycache__" for part in name.parts)
+        if path.is_file() and path.suffix not in (".py", ".pyc") and not cache:
+            beside.append((path.stat().st_size, name.as_posix()))
+    if (size := sum(each for each, _ in beside)) > MOST:
+        raise Error(
+            f"{PACKAGE}/ has {size / 1024:.0f} KiB beside its modules, such as {max(beside)[1]}, and steps get at most "
+            f"{MOST // 1024}: put large files into a package that `requirements` in iml4e.yaml names"
+        )
+    return (*TOLD, f"{PACKAGE}/**/*.py", *(glob.escape(name) for _, name in beside))
+
+
 def pipeline(project: Project) -> Any:
-    """Make the pipeline of a project (`kfp.dsl.pipeline`)."""
+    """Make the pipeline of a project (`kfp.dsl.pipeline`).
+
+    Raises:
+        Error: files of the project are too large for steps.
+    """
     packages = ("pandera", "pillow") if project.contract.kind == "images" else ("pandera",)
+    files = code(project)
     steps = {
         "onboard": step(onboard),
         "validate": step(validate, *packages, project=project.folder, files=TOLD),
         "prepare": step(prepare),
-        "train": step(train, *packages[1:], project=project.folder, files=CODE),
-        "evaluate": step(evaluate, *packages[1:], project=project.folder, files=CODE),
+        "train": step(train, *packages[1:], project=project.folder, files=files),
+        "evaluate": step(evaluate, *packages[1:], project=project.folder, files=files),
         "register": step(register),
     }
-    own = dict(project.parameters)
+    own, by = json.dumps(project.parameters), list(getattr(project.contract, "split_by", ()))
 
     @dsl.pipeline(name=project.name, description="From data to a registered version, by `iml4e project run`.")
     def graph(
         dataset_key: str,
         dataset_version: str = "",
-        parameters: dict = own,
+        parameters: str = own,
         sample: int = 0,
         trial: bool = False,
         tags: dict = {},  # noqa: B006
@@ -211,7 +247,7 @@ def pipeline(project: Project) -> Any:
         Args:
             dataset_key: key of the dataset in the bucket.
             dataset_version: S3 version id of that dataset; empty: the latest.
-            parameters: of the model.
+            parameters: of the model, as JSON.
             sample: number of rows that are taken; 0: all.
             trial: register nothing.
             tags: of the MLflow run and of the version.
@@ -219,7 +255,7 @@ def pipeline(project: Project) -> Any:
         """
         data = steps["onboard"](key=dataset_key, version=dataset_version).outputs
         valid = steps["validate"](raw=data["raw"], address=data["address"]).outputs
-        parts = steps["prepare"](data=valid["data"], sample=sample).outputs
+        parts = steps["prepare"](data=valid["data"], sample=sample, by=by).outputs
         model = steps["train"](
             training=parts["training"],
             address=data["address"],

@@ -6,7 +6,7 @@ import importlib.metadata
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -93,7 +93,7 @@ class Project:
         return getattr(found, name)
 
     def arguments(self, given: list[str]) -> dict[str, Any]:
-        """The parameters, with changes as `NAME=VALUE`, each of the type that it has in iml4e.yaml.
+        """The parameters, with changes as `NAME=VALUE`, each of the type that it has in iml4e.yaml; null has none.
 
         Raises:
             Error: no such parameter, or a value of another type.
@@ -105,6 +105,12 @@ class Project:
                 there = ", ".join(found) or "none"
                 raise Error(f"{word!r} is no NAME=VALUE of a parameter; {FILE} has {there}")
             kind = type(found[name])
+            if found[name] is None:  # of no type: what JSON makes of it, else a text
+                try:
+                    found[name] = json.loads(text)
+                except ValueError:
+                    found[name] = text
+                continue
             try:
                 value = text if kind is str else json.loads(text.lower() if kind is bool else text)
                 if type(value) is not kind and not (kind is float and type(value) is int):
@@ -175,7 +181,6 @@ def train(
         Error: the project's functions fail.
     """
     made = project.contract
-    parameters = {name: _of_type(value, project.parameters.get(name)) for name, value in parameters.items()}
     measure = project.function("metrics")
     truth = table[made.target]
     if made.task == "classification" and truth.nunique() < 2:
@@ -186,12 +191,7 @@ def train(
         raise Error(
             f"build of {PACKAGE}/train.py asks for {error}, and {FILE} has {', '.join(project.parameters) or 'no parameters'}"
         ) from None
-    missing = []
-    for name in project.requirements:
-        try:
-            missing.append(f"{name}=={importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            raise Error(f"requirement {name!r} of {FILE} is not installed where the model is trained") from None
+    required = _installed(project.requirements)
     metric = project.gate.metric
 
     def figure(truth: Any, predicted: Any) -> float:
@@ -213,7 +213,7 @@ def train(
         measure=(metric, figure),
         signature=made.signature(),
         code=[str(project.folder / PACKAGE)],
-        requirements=missing,
+        requirements=required,
         tags=tags,
         example=made.kind == "table",
     )
@@ -226,12 +226,45 @@ def evaluate(project: Project, held_out: Any, *, model_uri: str, run_id: str, mo
     return judge.judge(model_uri, run_id, model_name, rows, truth, project.function("metrics"), project.gate, KEPT)
 
 
-def _of_type(value: Any, pattern: Any) -> Any:
-    """A number as iml4e.yaml has it: Kubeflow Pipelines hands on whole numbers as floating ones."""
-    return int(value) if type(pattern) is int and isinstance(value, float) else value
+def _installed(requirements: Iterable[str]) -> list[str]:
+    """The requirements with the versions that are installed here.
+
+    Raises:
+        Error: one is not, or another version is.
+    """
+    from packaging.requirements import Requirement
+
+    found = []
+    for line in requirements:
+        wanted = Requirement(line)
+        try:
+            version = importlib.metadata.version(wanted.name)
+        except importlib.metadata.PackageNotFoundError:
+            raise Error(f"requirement {line!r} of {FILE} is not installed where the model is trained") from None
+        if not wanted.specifier.contains(version, prereleases=True):
+            raise Error(
+                f"requirement {line!r} of {FILE} is not met where the model is trained: version {version} is installed; ask for that one, or install another"
+            )
+        found.append(f"{wanted.name}=={version}")
+    return found
+
+
+def _plain(value: Any, name: str) -> None:
+    """Refuse what JSON, in which steps get the parameters, does not know: dates of YAML, keys that are no text."""
+    for each in value if isinstance(value, list) else value.values() if isinstance(value, dict) else ():
+        _plain(each, name)
+    strange = [key for key in value if not isinstance(key, str)] if isinstance(value, dict) else []
+    if value is not None and not isinstance(value, str | int | float | dict | list):
+        strange = [value]
+    if strange:
+        raise Error(
+            f"parameter {name} has {str(strange[0])!r}, which is no text or number for YAML: write it in quotes"
+        )
 
 
 def _project(folder: Path, told: Any) -> Project:
+    from packaging.requirements import InvalidRequirement, Requirement
+
     if not isinstance(told, dict):
         raise Error(f"it has settings: {', '.join(SETTINGS)}")
     for key, value in told.items():
@@ -244,6 +277,8 @@ def _project(folder: Path, told: Any) -> Project:
             raise Error(f"`{key}` is {value!r}; it takes a {SETTINGS[key].__name__}")
     given = {key: value for key, value in told.items() if value is not None}
     check_name(given.get("name", ""))
+    for name, value in given.get("parameters", {}).items():
+        _plain({name: value}, str(name))
     if given.get("sample", 1) < 1:
         raise Error("`sample` is a number of rows, from 1 on")
     gate = given.get("gate", {"metric": "accuracy", "floor": 0.0})
@@ -253,6 +288,13 @@ def _project(folder: Path, told: Any) -> Project:
     limit = gate[limits[0]]
     if isinstance(limit, bool) or not isinstance(limit, int | float) or not math.isfinite(limit):
         raise Error(f"`gate: {limits[0]}` is a number, not {limit!r}")
+    for each in given.get("requirements", ()):
+        try:
+            Requirement(str(each))
+        except InvalidRequirement:
+            raise Error(
+                f"`requirements` has {each!r}, which is no requirement: write the name of a package, such as pillow or pillow>=10"
+            ) from None
     for key in given.get("deploy", {}):
         if key not in DEPLOY:
             near = difflib.get_close_matches(str(key), DEPLOY, 1)

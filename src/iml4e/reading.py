@@ -249,7 +249,7 @@ def _table(contract: Table, source: Source, columns: Sequence[Column]) -> tuple[
     problems += quality.check(table, schema, lambda index: f"line {numbers[int(index)]}")[1]
     if strict and contract.target not in bad:
         problems += _whole(contract, table[contract.target].dropna())
-    return table[[n for n in (*contract.features, contract.target) if n in table]] if not problems else table, problems
+    return table[[n for n in contract.kept if n in table]] if not problems else table, problems
 
 
 def _header(contract: Table, header: list[str], columns: Sequence[Column], *, strict: bool) -> list[Problem]:

@@ -4,6 +4,7 @@ import contextlib
 import importlib.metadata
 import os
 import re
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -219,7 +220,7 @@ def fit(
 
 
 def _trusted(model: Any, code: Sequence[str], requirements: Sequence[str]) -> list[str]:
-    """Types in a model that skops, MLflow's file format, wants named: of scikit-learn and what it needs, of the model's code and requirements.
+    """Types in a model that skops, MLflow's file format, wants named: of Python itself, of scikit-learn and what it needs, of the model's code and requirements.
 
     Raises:
         Error: a type of another package, which the model's pods would not have.
@@ -230,7 +231,14 @@ def _trusted(model: Any, code: Sequence[str], requirements: Sequence[str]) -> li
         return re.sub(r"[-_.]+", "-", package).lower()
 
     told = {normal(re.split(r"[^\w.-]", name)[0]) for name in requirements}
-    known = {"sklearn", "numpy", "scipy", "pandas", *(PurePath(folder).name for folder in code)}
+    known = {
+        "sklearn",
+        "numpy",
+        "scipy",
+        "pandas",
+        *sys.stdlib_module_names,
+        *(PurePath(folder).name for folder in code),
+    }
     known |= {
         module
         for module, packages in importlib.metadata.packages_distributions().items()

@@ -31,6 +31,8 @@ def new(
 ) -> Path:
     """Make a project: render the template, draft the contract of the data, and commit all to a git repository of its own.
 
+    The project's folder may be there with nothing but `.git`, such as the fresh clone of an empty repository: its history stays.
+
     Args:
         name: of project, model and endpoint.
         variant: tabular or image.
@@ -45,15 +47,17 @@ def new(
         The project's folder.
 
     Raises:
-        Error: copier is missing, the name or the data cannot be used, or the folder is there already.
+        Error: copier is missing, the name or the data cannot be used, or the folder is there already or would lie in the data's.
     """
     copier = _copier()
     made = Path(folder) / project.check_name(name)
-    if made.exists() and (not made.is_dir() or any(made.iterdir())):
+    if made.exists() and not _empty(made):
         raise Error(f"{made} is there already: choose another name, or `copier update` in it follows the template")
     if variant == "image" and (target or task == "regression"):
         raise Error("images have classes, which their folders name: leave out --target and --task regression")
     given = Path(data).resolve() if data else None
+    if given and given.is_dir() and made.resolve().is_relative_to(given):
+        raise Error(f"{made} would lie in the folder of its own data, {given}: name another place with --folder")
     drafted = None
     if given and variant == "image":
         drafted = draft.images(Path(data))
@@ -81,15 +85,35 @@ def new(
     elif given:
         target_path = made / place
         target_path.parent.mkdir(exist_ok=True)
-        (shutil.copytree if given.is_dir() else shutil.copy)(given, target_path)
-        say(
-            f"{target_path} is a copy of {data}, and a part of the repository: not for data that others must not see (README.md)"
-        )
+        if given.is_dir():
+            # a repository within the repository would be committed as a link, without its files
+            shutil.copytree(given, target_path, ignore=shutil.ignore_patterns(".git"))
+        else:
+            shutil.copy(given, target_path)
     else:
         example.write(contract.load(made / contract.FILE), made / place, 240, seed=1)
         say(f"{made / place} is an example: nobody has measured it")
-    _commit(made, say)
+    committed = _commit(made, say)
+    if given and size <= LARGEST:
+        is_copy, secret = f"{made / place} is a copy of {data}", "data that others must not see (README.md)"
+        absent = _absent(made, made / place) if committed else []
+        if absent:
+            say(
+                f"{is_copy}, and {len(absent)} of its files are not in the repository, such as {absent[0]}: "
+                f"`git add --force data` and commit them, unless it is {secret}"
+            )
+        elif committed:
+            say(f"{is_copy}, and a part of the repository: not for {secret}")
+        else:
+            say(f"{is_copy}: commit it with the project, unless it is {secret}")
     return made
+
+
+def _empty(made: Path) -> bool:
+    """Whether a folder has nothing, or only the `.git` of a repository that has no files yet, such as a fresh clone."""
+    if not made.is_dir():
+        return False
+    return {each.name for each in made.iterdir()} <= {".git"} and not _git(made, "ls-files", "--full-name", ".")
 
 
 def _copier() -> Any:
@@ -109,7 +133,7 @@ def _render(copier: Any, template: str, made: Path, answers: dict[str, Any]) -> 
     import warnings
 
     place, commit, published = _template(template or os.environ.get("IML4E_TEMPLATE", ""))
-    fresh = not made.exists()
+    before = set(made.iterdir()) if made.exists() else None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -118,8 +142,10 @@ def _render(copier: Any, template: str, made: Path, answers: dict[str, Any]) -> 
         if not path.exists():  # copier copies all of a repository that is no template
             raise Error("its last commit has no template of projects")
     except Exception as error:  # copier's, git's and YAML's errors, each in words of its own
-        if fresh:
+        if before is None:
             shutil.rmtree(made, ignore_errors=True)
+        for each in set(made.iterdir()) - before if before is not None else ():
+            shutil.rmtree(each, ignore_errors=True) if each.is_dir() else each.unlink()
         reason = " ".join(str(getattr(error, "stderr", "") or error).split())[-300:]
         raise Error(f"the template {place} cannot be used: {reason}") from None
     if published:  # colleagues and CI reach that address, and not this machine's clone
@@ -160,13 +186,28 @@ def _clones() -> list[Path]:
     return [*found, Path(unquote(url.path))] if url.scheme == "file" else found
 
 
-def _commit(made: Path, say: Callable[[str], None]) -> None:
-    """Make a git repository with one commit, which `copier update` needs; not within another repository."""
-    if shutil.which("git") is None or _git(made, "rev-parse", "--show-toplevel"):
-        return
+def _commit(made: Path, say: Callable[[str], None]) -> bool:
+    """Commit the project to a git repository of its own, which `copier update` needs; not within another repository.
+
+    Returns:
+        Whether it is committed.
+    """
+    if shutil.which("git") is None:
+        say(f"git is not installed: commit {made} yourself, `copier update` in it needs a repository")
+        return False
+    around = _git(made, "rev-parse", "--show-toplevel")
+    own = bool(around) and Path(around).resolve() == made.resolve()
+    if around and not own:
+        say(
+            f"{made} lies in the repository {around}, and nothing is committed: commit it there; "
+            "`copier update` needs a repository of the project's own"
+        )
+        return False
     steps = (
-        ["init", "--quiet", "--initial-branch", "main"],
+        *([] if own else [["init", "--quiet", "--initial-branch", "main"]]),
         ["add", "--all"],
+        # whatever the ignore files of the project, the data or the user say
+        *([["add", "--force", "data"]] if (made / "data").exists() else []),
         ["commit", "--quiet", "-m", "Project made by `iml4e new`"],
     )
     for words in steps:
@@ -174,7 +215,15 @@ def _commit(made: Path, say: Callable[[str], None]) -> None:
         if done.returncode:
             reason = " ".join(done.stderr.split())[:160]
             say(f"git {words[0]} failed ({reason}): commit the project yourself")
-            return
+            return False
+    return True
+
+
+def _absent(made: Path, place: Path) -> list[str]:
+    """Files below a place, or the place itself, that the project's repository does not have."""
+    there = {made / name for name in _git(made, "ls-files", "-z", "--", "data").split("\0") if name}
+    files = place.rglob("*") if place.is_dir() else [place]
+    return sorted(each.relative_to(made).as_posix() for each in files if not each.is_dir() and each not in there)
 
 
 def _git(folder: Path, *words: str) -> str:
@@ -188,4 +237,4 @@ def _git(folder: Path, *words: str) -> str:
 
 def _size(path: Path) -> int:
     files = [path] if path.is_file() else path.rglob("*")
-    return sum(each.stat().st_size for each in files if each.is_file())
+    return sum(each.stat().st_size for each in files if each.is_file() and ".git" not in each.relative_to(path).parts)

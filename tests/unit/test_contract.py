@@ -172,6 +172,9 @@ def test_a_regression_whose_target_is_always_the_same_is_told(tmp_path: Path) ->
         (("late: {type: category", "late: {type: text"), "the target 'late' of a classification is a category or an integer, not a text"),
         (("kind: table", "kind: table\ntask: regression"), "the target 'late' of a regression is a number or an integer"),
         (("columns:", "columns: [1]\nrest:"), "'rest' is no entry"),
+        (("columns:", "split_by: code\ncolumns:"), "`split_by` is a list of columns, such as [customer], not 'code'"),
+        (("columns:", "split_by: [late]\ncolumns:"), "`split_by` has 'late', which is none of `columns` but the target: "),
+        (("columns:", "split_by: [parcels]\ncolumns:"), "`split_by` has 'parcels', which cannot be missing then: remove its"),
         (("kind: table", "kind: ["), "cannot be read"),
     ],
 )  # fmt: skip
@@ -361,6 +364,12 @@ def test_examples_keep_the_contract(tmp_path: Path, text: str) -> None:
     made_up = example.rows(found, 60)
     assert list(made_up.columns) == list(rows.columns)
     assert made_up[found.target].nunique() == 2
+
+
+def test_examples_of_small_images_are_as_small(tmp_path: Path) -> None:
+    found = made(tmp_path, IMAGES.replace("[16, 16]", "[3, 3]").replace("[64, 64]", "[14, 20]"))
+    example.write(found, tmp_path / "example", 8)
+    assert reading.read(found, tmp_path / "example")[1] == []
 
 
 def test_no_example_is_made_of_a_pattern(tmp_path: Path) -> None:

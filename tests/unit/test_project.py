@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import io
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.tree import DecisionTreeClassifier
 
-from iml4e import Error, cli, client, delivery, judge, project, registry, splits
+from iml4e import Error, cli, client, delivery, graph, judge, project, reading, registry, splits
+from iml4e.engines import embedding
 from iml4e.judge import Gate
 
 SETTINGS = """
@@ -73,6 +77,15 @@ def test_settings(folder: Path) -> None:
         (("floor: 0.8", "floors: 0.8"), "`gate` has a `metric`, and a `floor` where more is better, or a `ceiling`"),
         (("floor: 0.8", "floor: 0.8, ceiling: 1"), "`gate` has a `metric`"),
         (("floor: 0.8", "floor: .nan"), "`gate: floor` is a number, not nan"),
+        (("depth: 3", "since: 2024-01-01"), "parameter since has '2024-01-01', which is no text or number for YAML"),
+        (
+            ("depth: 3", "depth: [{1: a}]"),
+            "parameter depth has '1', which is no text or number for YAML: write it in quotes",
+        ),
+        (
+            ("[pillow]", "[pillow 10]"),
+            "`requirements` has 'pillow 10', which is no requirement: write the name of a package",
+        ),
         (("cpu:", "cpus:"), "'cpus' is no option of `deploy`; is it `cpu`?"),
         (("name: fraud", "name: [fraud"), "cannot be read"),
         ((SETTINGS, "hello"), "it has settings: name, data"),
@@ -100,6 +113,60 @@ def test_a_wrong_parameter_is_told(folder: Path, word: str, told: str) -> None:
     with pytest.raises(Error) as raised:
         project.load(folder).arguments([word])
     assert told in str(raised.value)
+
+
+PARAMETERS = "parameters: {layers: [10, 5], deep: {a: 1, b: [2.0]}, depth: null, strength: 1.0}"
+
+
+def test_parameters_arrive_as_they_are_written(tmp_path: Path) -> None:
+    """kubeflow/pipelines#11004: whole numbers became floating ones; dssg/triage#211: null was no value."""
+    build = """
+from sklearn.tree import DecisionTreeClassifier
+
+def build(contract, parameters):
+    told = repr(parameters)
+    assert told == "{'layers': [10, 5], 'deep': {'a': 1, 'b': [2.0]}, 'depth': None, 'strength': 1.0}", told
+    return DecisionTreeClassifier(max_depth=parameters["depth"])
+"""
+    settings = re.sub("parameters:.*", PARAMETERS, SETTINGS).replace("pillow", "")
+    found = project.load(write(tmp_path / "fraud", **{"iml4e.yaml": settings, "project/train.py": build}))
+    assert delivery.compile_(found).exists()
+    assert delivery.try_out(found, tmp_path / "tried")["parameters"]["layers"] == [10, 5]
+
+
+def test_a_parameter_that_is_null_takes_any_value(folder: Path) -> None:
+    found = project.load(write(folder, **{"iml4e.yaml": re.sub("parameters:.*", PARAMETERS, SETTINGS)}))
+    assert [found.arguments([f"depth={text}"])["depth"] for text in ("3", "null", "fast", "0.5")] == [
+        3,
+        None,
+        "fast",
+        0.5,
+    ]
+    assert found.arguments(["layers=[7, 8]"])["layers"] == [7, 8]
+
+
+def test_requirements_may_name_versions() -> None:
+    version = importlib.metadata.version("pillow")
+    assert project._installed(["pillow>=1", "Pillow", "pillow[xmp] != 1"]) == [
+        f"{name}=={version}" for name in ("pillow", "Pillow", "pillow")
+    ]
+    with pytest.raises(
+        Error, match=f"requirement 'pillow<1' of iml4e.yaml is not met .*: version {version} is installed"
+    ):
+        project._installed(["pillow<1"])
+    with pytest.raises(Error, match=r"requirement 'nothing-like-this>=1' of iml4e.yaml is not installed"):
+        project._installed(["nothing-like-this>=1"])
+
+
+def test_try_says_whose_rows_these_were(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(delivery, "try_out", lambda *_, **__: result())
+    for words, told in (([], True), (["--data", "data/fraud.csv"], False)):
+        assert cli.main(["project", "try", "-C", str(folder), *words]) == 0
+        said = capsys.readouterr().out
+        assert "The pipeline works" in said
+        assert ("made up" in said) is told
 
 
 def test_no_project_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -157,7 +224,34 @@ def test_a_sample_is_a_part_of_the_same_split() -> None:
     assert set(held_out["a"]) <= set(whole[1]["a"])
 
 
+def test_rows_of_the_same_key_fall_on_one_side_whatever_the_other_columns_become() -> None:
+    """ibis-project/ibis-ml#124, ageron/handson-ml#71: a new column must not put rows that a champion learnt from aside."""
+    rows = table(400).assign(customer=[i // 4 for i in range(400)])
+    training, held_out = splits.split(rows, by=["customer"])
+    assert not set(training["customer"]) & set(held_out["customer"])
+    assert 40 <= len(held_out) <= 160
+    changed = rows.assign(new=1, customer=rows["customer"].astype(float)).drop(columns="b")
+    assert set(splits.split(changed, by=["customer"])[1]["customer"]) == set(held_out["customer"])
+
+
+def test_the_contract_names_the_columns_that_split(tmp_path: Path) -> None:
+    columns = "{x: {type: number}, customer: {type: text, use: false}, y: {type: category, values: [a, b]}}"
+    text = f"kind: table\ntarget: y\nsplit_by: [customer]\ncolumns: {columns}\n"
+    settings = SETTINGS.replace("pillow", "")
+    found = project.load(write(tmp_path / "fraud", **{"schema.yaml": text, "iml4e.yaml": settings}))
+    data = delivery._made_up(found, tmp_path, 120)
+    rows, problems = reading.read(found.contract, data)
+    assert (problems, list(rows.columns)) == ([], ["x", "customer", "y"])
+    held_out = len(splits.split(rows, by=["customer"])[1])
+    assert held_out != len(splits.split(rows)[1])
+    out = io.StringIO()
+    delivery.try_out(found, tmp_path / "tried", data=str(data), out=out)
+    assert f"{held_out} held out" in out.getvalue()
+
+
 def test_too_few_rows_are_told() -> None:
+    with pytest.raises(Error, match="9 rows with 1 different values of a are too few"):
+        splits.split(table(9).assign(a=1), by=["a"])
     with pytest.raises(Error, match="1 rows are too few"):
         splits.split(table(1))
 
@@ -357,6 +451,21 @@ def test_data_that_is_not_there_is_told(folder: Path, data: str, told: str, caps
     assert told in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "target",
+    [
+        f"{{type: category, values: {[f'c{i}' for i in range(22)]}}}",
+        "{type: integer, minimum: 0, maximum: 21}",
+    ],
+)
+def test_rows_that_are_made_up_are_enough_for_many_classes(tmp_path: Path, target: str) -> None:
+    """unionai-oss/pandera#988: rows that are made up break the very checks that they are made for."""
+    text = f"kind: table\ntarget: y\nrows_per_class: 10\ncolumns: {{x: {{type: number}}, y: {target}}}\n"
+    found = project.load(write(tmp_path / "fraud", **{"schema.yaml": text}))
+    path = delivery._made_up(found, tmp_path, 120)
+    assert reading.read(found.contract, path)[1] == []
+
+
 def test_steps_get_the_project_and_stay_small(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IML4E_IN_IMAGE", "")
     path = delivery.compile_(project.load(folder))
@@ -364,6 +473,20 @@ def test_steps_get_the_project_and_stay_small(folder: Path, monkeypatch: pytest.
     assert "pandera" in text
     # the state of a run, at most 1 MiB, repeats each about five times
     assert len(text) < 140 * 1024
+
+
+def test_steps_get_files_beside_the_modules(folder: Path) -> None:
+    """mlflow/mlflow#11806: a project's words.json was there on this machine, and nowhere else."""
+    write(folder, **{"project/a/words[1].json": "{}", "project/__pycache__/train.pyc": "", "project/.cache/x.txt": ""})
+    sent = Path(embedding.packed((), folder, graph.code(project.load(folder))))
+    assert sorted(each.relative_to(sent).as_posix() for each in sent.rglob("*") if each.is_file()) == [
+        "iml4e.yaml", "project/__init__.py", "project/a/words[1].json", "project/evaluate.py", "project/train.py", "schema.yaml",
+    ]  # fmt: skip
+    write(folder, **{"project/words.txt": "x" * 40 * 1024})
+    with pytest.raises(
+        Error, match=r"project/ has 40 KiB beside its modules, such as project/words.txt, and steps get at most 32"
+    ):
+        delivery.compile_(project.load(folder))
 
 
 def test_the_code_of_a_run_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

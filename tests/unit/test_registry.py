@@ -1,9 +1,12 @@
 """The registry on an MLflow store of its own: references, the gate, and who is the champion."""
 
+import functools
+import operator
 import re
 from typing import Any
 
 import mlflow
+import numpy as np
 import pytest
 from PIL import ImageOps
 from sklearn.datasets import load_wine
@@ -67,6 +70,13 @@ def test_a_requirement_is_known_by_the_name_of_its_package() -> None:
     assert registry._trusted(model, (), ["Pillow==12"]) == ["PIL.ImageOps.invert"]
     with pytest.raises(Error, match="PIL"):
         registry._trusted(model, (), ["pandera==1"])
+
+
+def test_functions_of_python_itself_need_no_requirement() -> None:
+    model = make_pipeline(
+        FunctionTransformer(functools.partial(np.clip, a_min=0, a_max=1)), FunctionTransformer(operator.pos)
+    )
+    assert "functools.partial" in registry._trusted(model, (), [])
 
 
 def test_from_training_to_the_champion(tracking: mlflow.MlflowClient) -> None:

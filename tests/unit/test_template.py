@@ -13,6 +13,7 @@ from typing import Any
 import copier
 import pytest
 import yaml
+from PIL import Image
 from sklearn.datasets import load_breast_cancer, load_diabetes
 
 from iml4e import Error, cli, contract, project, reading, scaffold
@@ -182,6 +183,109 @@ def test_within_another_repository_no_repository_is_made(template: Path, tmp_pat
     git(tmp_path, "init", "-q", str(mono))
     made = scaffold.new("fraud", folder=str(mono), template=str(template))
     assert not (made / ".git").exists()
+
+
+def test_within_another_repository_what_is_said_is_so(
+    template: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mono = tmp_path / "mono"
+    git(tmp_path, "init", "-q", str(mono))
+    data = csv_file(tmp_path)
+    assert cli.main(["new", "fraud", "--data", str(data), "--folder", str(mono), "--template", str(template)]) == 0
+    said = capsys.readouterr().out
+    assert f"lies in the repository {mono}, and nothing is committed: commit it there" in said
+    assert f"is a copy of {data}: commit it with the project, unless it is data that others must not see" in said
+    assert "of its own. Next" not in said
+    assert "a part of the repository" not in said
+
+
+def test_a_fresh_clone_becomes_the_project_and_keeps_its_history(template: Path, tmp_path: Path) -> None:
+    """drivendataorg/cookiecutter-data-science#283, cookiecutter/cookiecutter#80."""
+    place = tmp_path / "fraud"
+    git(tmp_path, "init", "-q", "-b", "trunk", str(place))
+    git(place, "commit", "-q", "--allow-empty", "-m", "first")
+    with pytest.raises(Error, match="cannot be used"):
+        scaffold.new("fraud", folder=str(tmp_path), template="no/such/place")
+    assert [each.name for each in place.iterdir()] == [".git"]
+    made = scaffold.new("fraud", folder=str(tmp_path), template=str(template))
+    assert git(made, "log", "--format=%s").splitlines() == ["Project made by `iml4e new`", "first"]
+    assert git(made, "branch", "--show-current") == "trunk"
+    assert git(made, "status", "--porcelain") == ""
+
+
+def test_a_clone_without_its_files_is_left_alone(template: Path, tmp_path: Path) -> None:
+    git(tmp_path, "clone", "-q", "--no-checkout", str(template), "fraud")
+    git(tmp_path / "fraud", "reset", "-q")
+    with pytest.raises(Error, match="is there already"):
+        scaffold.new("fraud", folder=str(tmp_path), template=str(template))
+
+
+# --- the data in the repository
+
+
+def csv_file(tmp_path: Path) -> Path:
+    """Rows of two columns."""
+    data = tmp_path / "rows.csv"
+    data.write_text("a,b\n" + "".join(f"{i},{'xy'[i % 2]}\n" for i in range(90)))
+    return data
+
+
+def images(folder: Path, *classes: str) -> Path:
+    """A folder with images of each class."""
+    for label in classes:
+        (folder / label).mkdir(parents=True)
+        for i in range(20):
+            Image.new("RGB", (16, 16), (i, i, i)).save(folder / label / f"{i}.png")
+    return folder
+
+
+def test_data_is_in_the_repository_whatever_is_ignored(
+    template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """drivendataorg/cookiecutter-data-science#32: data was missing from the repository, and nothing said so."""
+    (tmp_path / "ignore").write_text("*.csv\n")
+    (tmp_path / "config").write_text(f"[core]\nexcludesFile = {tmp_path / 'ignore'}\n")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "config"))
+    data = csv_file(tmp_path)
+    made = scaffold.new("fraud", data=str(data), folder=str(tmp_path / "made"), template=str(template))
+    assert git(made, "ls-files", "data") == "data/rows.csv"
+    assert "and a part of the repository" in capsys.readouterr().out
+
+
+def test_images_are_in_the_repository_of_any_class_and_of_a_clone(
+    template: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """vercel-labs/skills#129: a repository within the repository is committed as a link, without its files."""
+    data = images(tmp_path / "terrain", "build", "field")
+    (data / ".gitignore").write_text("*.png\n")
+    git(data, "init", "-q")
+    words = {"variant": "image", "data": str(data), "template": str(template)}
+    made = scaffold.new("fraud", folder=str(tmp_path / "made"), **words)
+    assert len([name for name in git(made, "ls-files", "data").splitlines() if name.endswith(".png")]) == 40
+    assert not (made / "data" / "terrain" / ".git").exists()
+    assert "and a part of the repository" in capsys.readouterr().out
+    assert git(made, "check-ignore", "build/run.json") == "build/run.json"
+
+
+def test_files_that_are_not_in_the_repository_are_told(
+    template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(scaffold, "_absent", lambda *_: ["data/rows.csv"])
+    data = csv_file(tmp_path)
+    scaffold.new("fraud", data=str(data), folder=str(tmp_path / "made"), template=str(template))
+    said = capsys.readouterr().out
+    assert "1 of its files are not in the repository, such as data/rows.csv: `git add --force data`" in said
+
+
+def test_a_project_within_its_own_data_is_refused(
+    template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """python/cpython#17098: a folder copied into itself never ends."""
+    data = images(tmp_path / "photos", "a", "b")
+    monkeypatch.chdir(data)
+    with pytest.raises(Error, match=r"would lie in the folder of its own data, .*: name another place with --folder"):
+        scaffold.new("rec", variant="image", data=".", template=str(template))
+    assert sorted(each.name for each in data.iterdir()) == ["a", "b"]
 
 
 def test_large_data_stays_out_of_the_repository(
