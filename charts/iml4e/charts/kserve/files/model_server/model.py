@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import yaml
 from mlflow.exceptions import MlflowException
+from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException
 
 from . import CannotLoad, InvalidInput, outputs
 from .inputs import Anything, Request, signature_of
@@ -218,6 +219,8 @@ class Model:
             refused = (*refused, RuntimeError)  # shapes that nobody could check before
         if isinstance(error, InvalidInput):
             return error
+        if isinstance(error, UnsupportedModelRegistryStoreURIException):
+            return RuntimeError(f"the model uses MLflow's tracking server: set MLFLOW_TRACKING_URI of its pods ({error})")
         if isinstance(error, refused) and not isinstance(error, RecursionError):
             # The values have the right form and the model refuses them (NaN, an unknown category, …).
             text = " ".join(str(error).split()).split(" Error: ")[-1] or type(error).__name__
