@@ -220,7 +220,9 @@ class Model:
         if isinstance(error, InvalidInput):
             return error
         if isinstance(error, UnsupportedModelRegistryStoreURIException):
-            return RuntimeError(f"the model uses MLflow's tracking server: set MLFLOW_TRACKING_URI of its pods ({error})")
+            return RuntimeError(
+                f"the model uses MLflow's tracking server: set MLFLOW_TRACKING_URI of its pods ({error})"
+            )
         if isinstance(error, refused) and not isinstance(error, RecursionError):
             # The values have the right form and the model refuses them (NaN, an unknown category, …).
             text = " ".join(str(error).split()).split(" Error: ")[-1] or type(error).__name__
