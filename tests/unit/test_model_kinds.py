@@ -24,6 +24,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+from mlflow.types.llm import ChatCompletionResponse
 from mlflow.types.schema import AnyType, Array, Map, Object, Property
 
 from model_server import outputs
@@ -383,6 +384,23 @@ def test_a_field_of_a_type_hint_without_default_is_refused_by_mlflow(save: Any) 
         predict = mlflow.pyfunc.utils.pyfunc(predict)
 
     Served(save(None, Hinted())).refused([{"ok": True}], "Field required")
+
+
+def test_a_chat_model_takes_one_conversation_a_request(save: Any) -> None:
+    """MLflow would answer the first of several, and be silent on the others."""
+
+    class Chat(mlflow.pyfunc.ChatModel):
+        def predict(self, context, messages, params):
+            """Repeat the last message."""
+            message = {"role": "assistant", "content": messages[-1].content}
+            return ChatCompletionResponse.from_dict(
+                {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+            )
+
+    served = Served(save(None, Chat()), batching="on")
+    one = {"messages": [{"role": "user", "content": "hello"}]}
+    assert served.v1([one])["choices"][0]["message"]["content"] == "hello"
+    served.refused([one, one], "one conversation at a time, got 2")
 
 
 @pytest.fixture(scope="module")
