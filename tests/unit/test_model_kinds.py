@@ -18,11 +18,13 @@ from typing import Any
 import mlflow
 import numpy as np
 import pandas as pd
+import pydantic
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+from mlflow.types.llm import ChatCompletionResponse
 from mlflow.types.schema import AnyType, Array, Map, Object, Property
 
 from model_server import outputs
@@ -338,6 +340,67 @@ def test_type_hints_make_signatures_too(save: Any) -> None:
 
 
 # --- parameters
+
+
+class Order(pydantic.BaseModel):
+    """A row with numbers, a boolean, and fields that have defaults."""
+
+    n: int
+    ok: bool
+    tags: list[str] = []
+
+
+@pytest.mark.parametrize(
+    ("hint", "instances", "answer"),
+    [
+        (list[int], [1, 2], ["1", "2"]),
+        (list[bool], [True], ["True"]),
+        (list[dict[str, int]], [{"a": 1}], ["{'a': 1}"]),
+        (list[Order], [{"n": 1, "ok": True}], ["Order(n=1, ok=True, tags=[])"]),
+        (list[Order], [{"n": 1, "ok": False, "tags": ["x"]}], ["Order(n=1, ok=False, tags=['x'])"]),
+    ],
+)
+def test_type_hints_of_numbers_and_fields_with_defaults(save: Any, hint: Any, instances: Any, answer: Any) -> None:
+    """MLflow compares each value's type with the hint's: an int64 is no int."""
+
+    class Hinted(mlflow.pyfunc.PythonModel):
+        def predict(self, model_input, params=None):
+            """Describe each row."""
+            return [repr(row) for row in model_input]
+
+        predict.__annotations__["model_input"] = hint
+        predict = mlflow.pyfunc.utils.pyfunc(predict)
+
+    assert Served(save(None, Hinted())).v1(instances) == answer
+
+
+def test_a_field_of_a_type_hint_without_default_is_refused_by_mlflow(save: Any) -> None:
+    class Hinted(mlflow.pyfunc.PythonModel):
+        def predict(self, model_input, params=None):
+            """Describe each row."""
+            return [repr(row) for row in model_input]
+
+        predict.__annotations__["model_input"] = list[Order]
+        predict = mlflow.pyfunc.utils.pyfunc(predict)
+
+    Served(save(None, Hinted())).refused([{"ok": True}], "Field required")
+
+
+def test_a_chat_model_takes_one_conversation_a_request(save: Any) -> None:
+    """MLflow would answer the first of several, and be silent on the others."""
+
+    class Chat(mlflow.pyfunc.ChatModel):
+        def predict(self, context, messages, params):
+            """Repeat the last message."""
+            message = {"role": "assistant", "content": messages[-1].content}
+            return ChatCompletionResponse.from_dict(
+                {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+            )
+
+    served = Served(save(None, Chat()), batching="on")
+    one = {"messages": [{"role": "user", "content": "hello"}]}
+    assert served.v1([one])["choices"][0]["message"]["content"] == "hello"
+    served.refused([one, one], "one conversation at a time, got 2")
 
 
 @pytest.fixture(scope="module")

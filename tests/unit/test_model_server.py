@@ -40,7 +40,7 @@ LIMIT = 20_000  # bytes, the body limit that the tests set
 class Server:
     """One running model server process."""
 
-    def __init__(self, folder: Path, *options: str, name: str = "wine", wait: bool = True) -> None:
+    def __init__(self, folder: Path, *options: str, name: str = "wine", wait: bool = True, **process: Any) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -50,6 +50,7 @@ class Server:
             [sys.executable, "-m", "model_server", f"--model_name={name}", f"--model_dir={folder}",
              "--host=127.0.0.1", f"--http_port={self.port}", f"--max_body_bytes={LIMIT}", *options],
             env={**os.environ, "PYTHONPATH": str(FILES), "MODEL_VERSION": "7"}, stderr=subprocess.PIPE, text=True,
+            **process,
         )  # fmt: skip
         self.log: list[str] = []
         threading.Thread(target=self.log.extend, args=(self.process.stderr,), daemon=True).start()
@@ -408,6 +409,41 @@ def test_tensor_model(tmp_path: Path) -> None:
     assert "tensor" in server.predict([{"pixel": 1}]).json()["error"]
     assert requests.get(f"{server.url}/v2/models/digits", timeout=5).json()["inputs"][0]["shape"] == [-1, 64]
     server.stop()
+
+
+TRACED = """
+import mlflow
+
+class Traced(mlflow.pyfunc.PythonModel):
+    @mlflow.trace
+    def predict(self, context, model_input, params=None):
+        if model_input["a"].iloc[0] == 1:
+            with mlflow.start_run():
+                mlflow.log_metric("a", 1)
+        return [1.0] * len(model_input)
+
+mlflow.models.set_model(Traced())
+"""
+
+
+def test_a_traced_model_answers_at_once_where_nothing_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow would try for 100 s to make `mlflow.db` in the working directory; in /proc not even root can."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    table = pd.DataFrame({"a": [0.0]})
+    (tmp_path / "traced.py").write_text(TRACED)
+    mlflow.pyfunc.save_model(
+        tmp_path / "model", python_model=tmp_path / "traced.py", signature=infer_signature(table, [1.0]), input_example=table,
+        pip_requirements=["mlflow"],
+    )  # fmt: skip
+    server = Server(tmp_path / "model", cwd="/proc")
+    start = time.monotonic()
+    assert server.predict([[0.0]]).json() == {"predictions": [1.0]}
+    assert server.predict([[1.0]]).status_code == 500  # a run has no place
+    assert time.monotonic() - start < 5
+    server.stop()
+    assert "set MLFLOW_TRACKING_URI" in "".join(server.log)
 
 
 def read(body: Any, schema: Schema) -> Any:

@@ -28,6 +28,8 @@ log = logging.getLogger("model_server")
 DROPPED = 16
 #: Largest requests that may be in memory at once; more get 429: a gateway replaces the text of a 503 by its own.
 IN_MEMORY = 32
+#: A tracking URI that MLflow refuses at once.
+NO_TRACKING = "none://MLFLOW_TRACKING_URI-is-not-set"
 STOP = (signal.SIGTERM, signal.SIGINT)
 JSON = (b"content-type", b"application/json")
 EXPOSED = (b"access-control-expose-headers", b"x-model-version")
@@ -318,6 +320,18 @@ def _default_signals() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP)
 
 
+def without_tracking() -> None:
+    """Turn off MLflow's traces and runs where nobody says where they go.
+
+    MLflow's default is a database in the working directory, which is read-only: it would try for 100 s a request.
+    """
+    if os.environ.get("MLFLOW_TRACKING_URI") or mlflow.tracking.is_tracking_uri_set():
+        return
+    os.environ["MLFLOW_TRACKING_URI"] = NO_TRACKING
+    if not any(os.environ.get(f"OTEL_EXPORTER_OTLP_{kind}ENDPOINT") for kind in ("", "TRACES_")):
+        mlflow.tracing.disable()
+
+
 def serve(args: argparse.Namespace, listener: socket.socket, metrics: Metrics) -> None:
     """Load the model, then listen and answer until SIGTERM.
 
@@ -325,6 +339,7 @@ def serve(args: argparse.Namespace, listener: socket.socket, metrics: Metrics) -
         CannotLoad: the model cannot be loaded.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    without_tracking()
     start = time.perf_counter()
     model = Model(args.model_name, args.version, args.model_dir, args.batching, metrics)
     log.info(

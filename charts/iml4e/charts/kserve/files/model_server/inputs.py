@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from mlflow.types import ColSpec, DataType, ParamSchema, Schema, TensorSpec
-from mlflow.types.schema import AnyType, Array, Map, Object
+from mlflow.types.schema import AnyType, Array, Map, Object, Property
 
 from . import InvalidInput
 
@@ -371,6 +371,8 @@ class Values(Signature):
     def __init__(self, schema: Schema, params: ParamSchema | None, as_list: bool) -> None:
         super().__init__(schema, params)
         self.columns: list[ColSpec] = schema.inputs
+        if as_list:  # a signature does not know defaults of fields: MLflow checks them against the type hint
+            self.columns = [ColSpec(_optional(spec.type), spec.name, spec.required) for spec in schema.inputs]
         self.as_list = as_list
 
     def rows(self, instances: list[Any]) -> Request:
@@ -415,7 +417,7 @@ class Values(Signature):
             for position in range(len(self.columns))
         ]
         if self.as_list:
-            return columns[0]
+            return _python(columns[0])  # MLflow compares types with the hint's: NumPy's are others
         return pd.DataFrame(dict(enumerate(map(_series, columns))))
 
 
@@ -651,6 +653,26 @@ def _nested(value: Any, kind: Any, what: str, required: bool = True) -> Any:
         name: _nested(item, properties[name].dtype, f"{what}.{name}", properties[name].required)
         for name, item in value.items()
     }
+
+
+def _optional(kind: Any) -> Any:
+    """Return a type whose fields may all be left out."""
+    if isinstance(kind, Array):
+        return Array(_optional(kind.dtype))
+    if isinstance(kind, Map):
+        return Map(_optional(kind.value_type))
+    if isinstance(kind, Object):
+        return Object([Property(each.name, _optional(each.dtype), required=False) for each in kind.properties])
+    return kind
+
+
+def _python(value: Any) -> Any:
+    """Turn NumPy's scalars, at any depth, into Python's."""
+    if isinstance(value, list):
+        return [_python(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _python(item) for name, item in value.items()}
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _shallow(value: Any, what: str, depth: int = 0) -> None:

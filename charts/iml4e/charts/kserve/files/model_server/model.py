@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import yaml
 from mlflow.exceptions import MlflowException
+from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException
 
 from . import CannotLoad, InvalidInput, outputs
 from .inputs import Anything, Request, signature_of
@@ -31,6 +32,8 @@ MAX_ROWS = 32
 INLINE_SECONDS = 0.005
 #: Loaders of MLflow whose models may run in the event loop.
 INLINE = {f"mlflow.{flavor}" for flavor in ("sklearn", "xgboost", "lightgbm", "catboost", "onnx", "statsmodels")}
+#: Loaders of MLflow whose models take one conversation at a time: of several they would answer the first.
+SINGLE = {f"mlflow.pyfunc.loaders.{kind}" for kind in ("chat_model", "chat_agent", "responses_agent")}
 #: Seconds that the proof at the start may take.
 PROOF_SECONDS = 5.0
 
@@ -91,7 +94,8 @@ class Model:
         # It has an event loop, as the main thread of a script does, for models that ask for one.
         self._thread = ThreadPoolExecutor(1, "predict", lambda: asyncio.set_event_loop(asyncio.new_event_loop()))
         self.batching = batching == "on" or (batching == "auto" and example is not None and self._independent(example))
-        if isinstance(self.signature, Anything):
+        self._single = metadata.flavors["python_function"].get("loader_module") in SINGLE
+        if isinstance(self.signature, Anything) or self._single:
             self.batching = False
 
     def _independent(self, example: Any) -> bool:
@@ -126,6 +130,8 @@ class Model:
         Raises:
             InvalidInput: the model refuses the values.
         """
+        if self._single and request.rows > 1:
+            raise InvalidInput(f"the model takes one conversation at a time, got {request.rows}: send one a request")
         loop = asyncio.get_running_loop()
         future = loop.create_future()
         self._waiting.append(Waiting(request, future))
@@ -218,6 +224,10 @@ class Model:
             refused = (*refused, RuntimeError)  # shapes that nobody could check before
         if isinstance(error, InvalidInput):
             return error
+        if isinstance(error, UnsupportedModelRegistryStoreURIException):
+            return RuntimeError(
+                f"the model uses MLflow's tracking server: set MLFLOW_TRACKING_URI of its pods ({error})"
+            )
         if isinstance(error, refused) and not isinstance(error, RecursionError):
             # The values have the right form and the model refuses them (NaN, an unknown category, …).
             text = " ".join(str(error).split()).split(" Error: ")[-1] or type(error).__name__
