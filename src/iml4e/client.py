@@ -132,6 +132,81 @@ def same(answer: Any, wanted: Any) -> bool:
     return answer == wanted
 
 
+@dataclass
+class Question:
+    """What a JSON file asks: rows by V1, or tensors by V2."""
+
+    rows: list[Any]
+    params: dict[str, Any]
+    tensors: list[dict[str, Any]] = field(default_factory=list)
+    """Of a V2 request, which has no rows then."""
+
+
+def read_json(text: str) -> Question:
+    """Read rows as JSON: a list, one object by column, or the body of a V1 or V2 request.
+
+    Raises:
+        Error: it is none of these.
+    """
+    try:
+        body = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Error(f"--data is not JSON: {error}") from None
+    if isinstance(body, list):
+        return Question(body, {})
+    if not isinstance(body, dict):
+        raise Error(
+            f'--data is {json.dumps(body)[:40]}, which is no row: give a list of rows, or {{"instances": [...]}}'
+        )
+    tensors = body.get("inputs")
+    if isinstance(tensors, list) and tensors and all(_is_tensor(each) for each in tensors):
+        _only(body, "inputs", "parameters", "id")
+        return Question([], _params(body, "parameters"), tensors)
+    if "instances" not in body:
+        return Question([body], {})
+    _only(body, "instances", "params")
+    if not isinstance(body["instances"], list):
+        raise Error('"instances" in the data must be a list of rows')
+    return Question(body["instances"], _params(body, "params"))
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, dict) and {"name", "shape", "datatype", "data"} <= value.keys()
+
+
+def _only(body: dict[str, Any], *known: str) -> None:
+    if unknown := [name for name in body if name not in known]:
+        raise Error(
+            f"the data has {', '.join(unknown)} beside {known[0]}: only {' and '.join(known[1:])} may stand there"
+        )
+
+
+def _params(body: dict[str, Any], name: str) -> dict[str, Any]:
+    params = body.get(name)
+    if params is not None and not isinstance(params, dict):
+        raise Error(f'"{name}" in the data must be an object')
+    return params or {}
+
+
+def by_row(outputs: list[dict[str, Any]]) -> list[Any]:
+    """Rows of the tensors that V2 answers: values of one tensor, objects of several; one object where the lengths differ."""
+    columns = {each["name"]: _nested(each["data"], each["shape"]) for each in outputs}
+    if len(columns) == 1:
+        return next(iter(columns.values()))
+    if len(set(map(len, columns.values()))) > 1:
+        return [columns]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _nested(values: list[Any], shape: list[int]) -> list[Any]:
+    """Nest flat values as a shape says."""
+    if math.prod(shape) != len(values):  # nested already
+        return values
+    for length in reversed(shape[1:]):
+        values = [values[start : start + length] for start in range(0, len(values), length or 1)]
+    return values
+
+
 def read_csv(text: str, metadata: dict[str, Any]) -> list[Any]:
     """Rows of a CSV file with a header, in the types that a model's V2 metadata names.
 

@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iml4e import Error, client
+from iml4e import Error, cli, client
 
 
 class Echo(BaseHTTPRequestHandler):
@@ -65,6 +66,54 @@ def test_tensors(model: client.Model) -> None:
     Echo.answer = 200, {"outputs": [{"name": "output-0", "data": [1]}]}
     assert model.infer([{"name": "x"}], {"k": 2})[0]["data"] == [1]
     assert Echo.asked == {"inputs": [{"name": "x"}], "parameters": {"k": 2}}
+
+
+def predict(model: client.Model, monkeypatch: pytest.MonkeyPatch, data: str | Path, *more: str) -> int:
+    """Run `iml4e predict` against the echo."""
+    monkeypatch.setenv("GATEWAY_URL", model.url)
+    return cli.main(["predict", "fraud", "--namespace", "iml4e", "--data", str(data), *more])
+
+
+def test_params_of_a_file_are_sent(model: client.Model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    Echo.answer = 200, {"predictions": [1]}
+    file = tmp_path / "rows.json"
+    file.write_text('{"instances": [[1]], "params": {"threshold": 0.9, "k": 1}}')
+    assert predict(model, monkeypatch, file, "--param", "k=2") == 0
+    assert Echo.asked == {"instances": [[1]], "params": {"threshold": 0.9, "k": 2}}
+
+
+def test_v2_request_of_a_file_is_sent(
+    model: client.Model, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Echo.answer = (
+        200,
+        {
+            "outputs": [
+                {"name": "y", "shape": [2], "datatype": "INT64", "data": [1, 0]},
+                {"name": "p", "shape": [2, 2], "datatype": "FP64", "data": [0.1, 0.9, 0.8, 0.2]},
+            ]
+        },
+    )
+    tensor = {"name": "x", "shape": [2], "datatype": "FP64", "data": [1.5, 2.5]}
+    assert predict(model, monkeypatch, json.dumps({"inputs": [tensor], "parameters": {"k": 1}}), "--json") == 0
+    assert Echo.asked == {"inputs": [tensor], "parameters": {"k": 1}}
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["predictions"] == [{"y": 1, "p": [0.1, 0.9]}, {"y": 0, "p": [0.8, 0.2]}]
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        ('{"instances": [[1]], "parms": {}}', "parms beside instances"),
+        ('{"instances": null}', "must be a list of rows"),
+        ('{"instances": [[1]], "params": 1}', "must be an object"),
+        ("[1", "not JSON"),
+        ("5", "5, which is no row"),
+    ],
+)
+def test_json_that_asks_nothing(data: str, told: str) -> None:
+    with pytest.raises(Error, match=told):
+        client.read_json(data)
 
 
 @pytest.mark.parametrize(
