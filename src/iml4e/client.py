@@ -9,6 +9,10 @@ from typing import Any
 
 from iml4e import Error
 
+INFINITE = (
+    "infinity cannot be sent to a model, as JSON has no number for it: leave the value empty, or send a finite one"
+)
+
 
 @dataclass
 class Model:
@@ -246,16 +250,25 @@ def _field(text: str, column: dict[str, Any], number: int, name: str) -> Any:
             return None
         if kind == "BOOL":
             return {"true": True, "1": True, "false": False, "0": False}[text.strip().lower()]
-        return float(text) if kind.startswith("FP") else int(text)
+        if not kind.startswith("FP"):
+            return int(text)
+        value = float(text)
     except (ValueError, KeyError):
         wanted = "JSON" if nested or kind == "BYTES" else kind
         raise Error(f"row {number} of the data, column {name}: {text[:40]!r} is not {wanted}") from None
+    if math.isinf(value):
+        raise Error(f"row {number} of the data, column {name}: {INFINITE}")
+    return value
 
 
-def plain(value: Any) -> Any:
+def plain(value: Any, *, answer: bool = False) -> Any:
     """Convert values of Python, NumPy and pandas to JSON.
 
     A table becomes a list of objects by column, bytes become base64, dates ISO 8601; missing values and NaN become null.
+
+    Args:
+        value: what to convert.
+        answer: whether a model answered it: infinity becomes null, as in the model server's answers.
 
     Raises:
         Error: a value that no model takes.
@@ -263,21 +276,23 @@ def plain(value: Any) -> Any:
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, float):
+        if math.isinf(value) and not answer:
+            raise Error(INFINITE)
         return value if math.isfinite(value) else None
     if isinstance(value, bytes | bytearray):
         return base64.b64encode(value).decode()
     if isinstance(value, dict):
-        return {str(key): plain(each) for key, each in value.items()}
+        return {str(key): plain(each, answer=answer) for key, each in value.items()}
     if isinstance(value, list | tuple | set):
-        return [plain(each) for each in value]
+        return [plain(each, answer=answer) for each in value]
     if hasattr(value, "to_dict") and hasattr(value, "columns"):  # a DataFrame
-        return [plain(row) for row in value.to_dict("records")]
+        return [plain(row, answer=answer) for row in value.to_dict("records")]
     if type(value).__name__ in ("NAType", "NaTType"):
         return None
     if getattr(getattr(value, "dtype", None), "kind", "") == "M" and hasattr(value, "astype"):
         value = value.astype("datetime64[us]")  # nanoseconds would become plain integers
     if hasattr(value, "tolist"):  # an array, a Series, a scalar of NumPy
-        return plain(value.tolist())
+        return plain(value.tolist(), answer=answer)
     if hasattr(value, "isoformat"):
         return value.isoformat()
     raise Error(f"{type(value).__name__} cannot be sent to a model: use numbers, text, bytes, dates, lists and dicts")

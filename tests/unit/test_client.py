@@ -155,9 +155,17 @@ def test_values_of_python_become_json() -> None:
     ]
     assert client.plain(np.array(["2026-11-25T10:00:00.000000001"], dtype="datetime64[ns]")) == ["2026-11-25T10:00:00"]
     assert client.plain(datetime.date(2026, 11, 25)) == "2026-11-25"
-    assert client.plain(np.float32("inf")) is None
+    assert client.plain(np.float32("inf"), answer=True) is None
     with pytest.raises(Error, match="cannot be sent"):
         client.plain(object())
+
+
+@pytest.mark.parametrize(
+    "value", [np.float32("inf"), [{"x": float("-inf")}], pd.DataFrame({"x": [float("inf")]}), json.loads("[1e999]")]
+)
+def test_infinity_is_not_sent(value: Any) -> None:
+    with pytest.raises(Error, match="infinity cannot be sent"):
+        client.plain(value)
 
 
 JSON = st.recursive(
@@ -202,6 +210,7 @@ def test_csv_of_a_tensor() -> None:
     [
         ("x,n\nstrong,1\n", "row 1 of the data, column x: 'strong' is not FP64"),
         ("x,n\n1,1.5\n", "column n: '1.5' is not INT64"),
+        ("x\n1\n-inf\n", "row 2 of the data, column x: infinity cannot be sent"),
         ("b\nyes\n", "is not BOOL"),
         ("l\nx\n", "is not JSON"),
         ("x,n\n1\n", "not as many fields"),
