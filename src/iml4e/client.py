@@ -214,7 +214,8 @@ def _nested(values: list[Any], shape: list[int]) -> list[Any]:
 def read_csv(text: str, metadata: dict[str, Any]) -> list[Any]:
     """Rows of a CSV file with a header, in the types that a model's V2 metadata names.
 
-    Rows are objects by column, or lists for a model that takes one tensor. An empty field is null.
+    Rows are objects by column, or lists for a model that takes one tensor. An empty field is null. For a model without a
+    signature, a column of numbers alone is numbers.
 
     Raises:
         Error: no row, or a field that is not of its column's type.
@@ -234,7 +235,23 @@ def read_csv(text: str, metadata: dict[str, Any]) -> list[Any]:
         rows.append(list(fields.values()) if tensor else fields)
     if not rows:
         raise Error("the data has no row below its header")
+    if not columns:
+        for name in names:
+            for number, (row, value) in enumerate(zip(rows, _numbers([row[name] for row in rows]), strict=True), 1):
+                if isinstance(value, float) and math.isinf(value):
+                    raise Error(f"row {number} of the data, column {name}: {INFINITE}")
+                row[name] = value
     return rows
+
+
+def _numbers(texts: list[str]) -> list[Any]:
+    """A column without a type as numbers if all its fields are some or empty, as pandas reads it; else as it is."""
+    for kind in (int, float):
+        try:
+            return [kind(text) if text else None for text in texts]
+        except ValueError:
+            continue
+    return list(texts)
 
 
 def _field(text: str, column: dict[str, Any], number: int, name: str) -> Any:

@@ -200,6 +200,17 @@ def test_csv_in_the_types_of_the_model() -> None:
     ]
 
 
+def test_csv_without_a_signature() -> None:
+    text = "i,f,s,mixed\n2,1,x,1\n3,,,a\n,2.5,y,\n"
+    assert client.read_csv(text, {"inputs": []}) == [
+        {"i": 2, "f": 1.0, "s": "x", "mixed": "1"},
+        {"i": 3, "f": None, "s": "", "mixed": "a"},
+        {"i": None, "f": 2.5, "s": "y", "mixed": ""},
+    ]
+    with pytest.raises(Error, match="row 2 of the data, column f: infinity"):
+        client.read_csv("f\n1\ninf\n", {"inputs": []})
+
+
 def test_csv_of_a_tensor() -> None:
     metadata = {"inputs": [{"name": "input-0", "datatype": "FP32", "shape": [-1, 2]}]}
     assert client.read_csv("a,b\n1,2\n", metadata) == [[1.0, 2.0]]
