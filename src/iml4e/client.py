@@ -226,6 +226,10 @@ def read_csv(text: str, metadata: dict[str, Any]) -> list[Any]:
     columns = {each["name"]: each for each in metadata.get("inputs", [])}
     reader = csv.DictReader(io.StringIO(text.removeprefix("\ufeff")))
     names = list(reader.fieldnames or [])
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise Error(
+            f"the header of the data has {', '.join(map(repr, twice))} more than once: give each column its own name"
+        )
     tensor = next(iter(columns.values())) if len(columns) == 1 and not columns.keys() & set(names) else None
     rows = []
     for number, row in enumerate(reader, 1):

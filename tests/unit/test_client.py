@@ -226,6 +226,7 @@ def test_csv_of_a_tensor() -> None:
         ("l\nx\n", "is not JSON"),
         ("x,n\n1\n", "not as many fields"),
         ("x,n\n1,2,3\n", "not as many fields"),
+        ("x,n,x\n1,2,3\n", "header of the data has 'x' more than once"),
         ("x,n\n", "no row"),
         ("", "no row"),
     ],
