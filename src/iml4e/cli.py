@@ -372,9 +372,9 @@ def _predict(options: argparse.Namespace) -> None:
     else:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         named = predictions and all(isinstance(each, dict) for each in predictions)
-        names = list(predictions[0]) if named else ["prediction"]
+        names = list(dict.fromkeys(name for each in predictions for name in each)) if named else ["prediction"]
         writer.writerow(names)
-        writer.writerows([_cell(each[name]) for name in names] if named else [_cell(each)] for each in predictions)
+        writer.writerows([_cell(each.get(name)) for name in names] if named else [_cell(each)] for each in predictions)
     _aside(f"{options.name} version {model.version or '(unknown)'} answered {len(predictions)} rows")
 
 

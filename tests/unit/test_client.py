@@ -101,6 +101,14 @@ def test_v2_request_of_a_file_is_sent(
     assert answer["predictions"] == [{"y": 1, "p": [0.1, 0.9]}, {"y": 0, "p": [0.8, 0.2]}]
 
 
+def test_answers_with_different_keys_are_printed_whole(
+    model: client.Model, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Echo.answer = 200, {"predictions": [{"label": "x"}, {"label": "y", "reason": "z"}, {"reason": "w"}]}
+    assert predict(model, monkeypatch, "[[1], [2], [3]]") == 0
+    assert capsys.readouterr().out == "label,reason\nx,\ny,z\n,w\n"
+
+
 @pytest.mark.parametrize(
     ("data", "told"),
     [
