@@ -354,7 +354,7 @@ def _predict(options: argparse.Namespace) -> None:
     inline = options.data.lstrip()[:1] in ("[", "{")
     if not inline and not Path(options.data).is_file():
         raise Error(f"there is no file {options.data}")
-    text = options.data if inline else Path(options.data).read_text()
+    text = options.data if inline else client.read_file(Path(options.data))
     if inline or options.data.lower().endswith(".json"):
         question = client.read_json(text)
     else:

@@ -117,11 +117,56 @@ def test_answers_with_different_keys_are_printed_whole(
         ('{"instances": [[1]], "params": 1}', "must be an object"),
         ("[1", "not JSON"),
         ("5", "5, which is no row"),
+        ('{"dataframe_split": [[1]]}', "the lists columns and data"),
+        ('{"dataframe_split": {"columns": ["a"], "data": [[1], [1, 2]]}}', 'row 2 of "dataframe_split"'),
+        ('{"dataframe_split": {"columns": ["a", "a"], "data": [[1, 2]]}}', "a column twice"),
+        ('{"dataframe_records": {"a": 1}}', "must be a list of rows"),
+        ('{"inputs": {"a": [1], "b": [1, 2]}}', "equally long lists"),
     ],
 )
 def test_json_that_asks_nothing(data: str, told: str) -> None:
     with pytest.raises(Error, match=told):
         client.read_json(data)
+
+
+@pytest.mark.parametrize(
+    ("body", "rows"),
+    [
+        ({"dataframe_split": {"columns": ["a", "b"], "index": [7], "data": [[1, "x"]]}}, [{"a": 1, "b": "x"}]),
+        ({"dataframe_split": {"data": [[1, "x"]]}}, [[1, "x"]]),
+        ({"dataframe_records": [{"a": 1}]}, [{"a": 1}]),
+        ({"inputs": [[1.5]]}, [[1.5]]),
+        ({"inputs": {"a": [1, 2], "b": [3, 4]}}, [{"a": 1, "b": 3}, {"a": 2, "b": 4}]),
+    ],
+)
+def test_envelopes_of_mlflow(body: dict[str, Any], rows: list[Any]) -> None:
+    assert client.read_json(json.dumps({**body, "params": {"k": 1}})) == client.Question(rows, {"k": 1})
+
+
+@pytest.mark.parametrize("row", [{"inputs": "text"}, {"inputs": [1], "a": 2}, {"a": 1}])
+def test_one_row_as_an_object(row: dict[str, Any]) -> None:
+    assert client.read_json(json.dumps(row)) == client.Question([row], {})
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "utf-16-le"])
+def test_a_file_in_another_encoding(
+    encoding: str,
+    model: client.Model,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_bytes("s\nZürich\n".encode(encoding))
+    assert predict(model, monkeypatch, file) == 1
+    assert capsys.readouterr().err.startswith(f"iml4e: {file} is not in UTF-8: save it as UTF-8")
+
+
+def test_json_with_a_byte_order_mark(model: client.Model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    Echo.answer = 200, {"predictions": [1]}
+    file = tmp_path / "rows.json"
+    file.write_text("[[1]]", encoding="utf-8-sig")
+    assert predict(model, monkeypatch, file) == 0
 
 
 @pytest.mark.parametrize(
@@ -166,6 +211,30 @@ def test_values_of_python_become_json() -> None:
     assert client.plain(np.float32("inf"), answer=True) is None
     with pytest.raises(Error, match="cannot be sent"):
         client.plain(object())
+
+
+def test_times_with_a_zone() -> None:
+    times = pd.Series(pd.to_datetime(["2026-11-25T10:00:00+02:00", None]))
+    wanted = ["2026-11-25T10:00:00+02:00", None]
+    assert client.plain(times) == client.plain(pd.Index(times)) == wanted
+
+
+class Polars:
+    """A table with the methods of polars, whose `to_dict` takes no argument and gives columns."""
+
+    columns = ("a", "b")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Columns."""
+        return {"a": [1], "b": [None]}
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """Rows."""
+        return [{"a": 1, "b": None}]
+
+
+def test_table_of_polars() -> None:
+    assert client.plain(Polars()) == [{"a": 1, "b": None}]
 
 
 @pytest.mark.parametrize(
@@ -219,6 +288,24 @@ def test_csv_without_a_signature() -> None:
         client.read_csv("f\n1\ninf\n", {"inputs": []})
 
 
+def test_csv_as_pandas_writes_it() -> None:
+    frame = pd.DataFrame({"x": [1.5, 2.5], "n": [2, None]})
+    wanted = [{"x": 1.5, "n": 2}, {"x": 2.5, "n": None}]
+    assert client.read_csv(frame.to_csv(), COLUMNS) == wanted
+    assert type(client.read_csv(frame.to_csv(index=False), COLUMNS)[0]["n"]) is int
+    assert client.read_csv(frame.to_csv(), {"inputs": []}) == wanted
+    tensor = {"name": "input-0", "datatype": "FP64", "shape": [-1, 2]}
+    assert client.read_csv(frame.to_csv(), {"inputs": [tensor]}) == [[1.5, 2.0], [2.5, None]]
+    assert client.read_csv(",b\n1,2\n", {"inputs": [tensor]}) == [[1.0, 2.0]]
+    unnamed = {"name": "", "datatype": "INT64", "shape": [-1]}
+    assert client.read_csv(frame.to_csv(), {"inputs": [unnamed, *COLUMNS["inputs"]]})[1][""] == 1
+
+
+def test_csv_with_a_long_field() -> None:
+    text = "x" * 200_000
+    assert client.read_csv(f"s\r\n{text}\r\n", COLUMNS) == [{"s": text}]
+
+
 def test_csv_of_a_tensor() -> None:
     metadata = {"inputs": [{"name": "input-0", "datatype": "FP32", "shape": [-1, 2]}]}
     assert client.read_csv("a,b\n1,2\n", metadata) == [[1.0, 2.0]]
@@ -229,6 +316,8 @@ def test_csv_of_a_tensor() -> None:
     [
         ("x,n\nstrong,1\n", "row 1 of the data, column x: 'strong' is not FP64"),
         ("x,n\n1,1.5\n", "column n: '1.5' is not INT64"),
+        ("n\n1e300\n", "column n: '1e300' is not INT64"),
+        ("n\ninf\n", "column n: 'inf' is not INT64"),
         ("x\n1\n-inf\n", "row 2 of the data, column x: infinity cannot be sent"),
         ("b\nyes\n", "is not BOOL"),
         ("l\nx\n", "is not JSON"),
