@@ -354,28 +354,27 @@ def _predict(options: argparse.Namespace) -> None:
     inline = options.data.lstrip()[:1] in ("[", "{")
     if not inline and not Path(options.data).is_file():
         raise Error(f"there is no file {options.data}")
-    text = options.data if inline else Path(options.data).read_text()
-    if inline or options.data.endswith(".json"):
-        try:
-            rows = json.loads(text)
-        except ValueError as error:
-            raise Error(f"--data is not JSON: {error}") from None
-        rows = rows.get("instances", [rows]) if isinstance(rows, dict) else rows
+    text = options.data if inline else client.read_file(Path(options.data))
+    if inline or options.data.lower().endswith(".json"):
+        question = client.read_json(text)
     else:
-        rows = client.read_csv(text, model.metadata())
-    params = {key: _value(value) for key, value in (pairs(options.param, "--param") or {}).items()}
+        question = client.Question(client.read_csv(text, model.metadata()), {})
+    given = {key: _value(value) for key, value in (pairs(options.param, "--param") or {}).items()}
+    params = question.params | given
     predictions: list[Any] = []
-    for start in range(0, len(rows), BATCH):
-        answer = model.predict(rows[start : start + BATCH], params)
+    if question.tensors:
+        predictions = client.by_row(model.infer(question.tensors, params))
+    for start in range(0, len(question.rows), BATCH):
+        answer = model.predict(question.rows[start : start + BATCH], params)
         predictions += answer if isinstance(answer, list) else [answer]
     if options.json:
         print(json.dumps({"predictions": predictions, "version": model.version}))
     else:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         named = predictions and all(isinstance(each, dict) for each in predictions)
-        names = list(predictions[0]) if named else ["prediction"]
+        names = list(dict.fromkeys(name for each in predictions for name in each)) if named else ["prediction"]
         writer.writerow(names)
-        writer.writerows([_cell(each[name]) for name in names] if named else [_cell(each)] for each in predictions)
+        writer.writerows([_cell(each.get(name)) for name in names] if named else [_cell(each)] for each in predictions)
     _aside(f"{options.name} version {model.version or '(unknown)'} answered {len(predictions)} rows")
 
 

@@ -109,7 +109,7 @@ def judge(
         mlflow.log_param("gate", f"{gate.metric} {'>=' if gate.higher else '<='} {gate.limit}")
         mlflow.set_tags({"gate": decided, "gate_reason": reason})
         if keep:
-            mlflow.log_dict(_some(client.plain(rows), client.plain(predicted)), keep)
+            mlflow.log_dict(_some(client.plain(rows, answer=True), client.plain(predicted, answer=True)), keep)
     print(f"{decided}: {reason}")
     return Verdict(decided, reason, figures, version, theirs)
 
@@ -126,7 +126,7 @@ _PREDICT = """
 import json, sys, mlflow, pandas
 from iml4e import client
 model = mlflow.pyfunc.load_model(sys.argv[1])
-answers = client.plain(model.predict(pandas.read_parquet(sys.argv[2])))
+answers = client.plain(model.predict(pandas.read_parquet(sys.argv[2])), answer=True)
 open(sys.argv[3], "w").write(json.dumps(answers))
 """
 

@@ -12,7 +12,18 @@ from pathlib import Path
 DEFAULT = Path(__file__).parent / "data" / "packages.txt"
 #: Python of the default image and of the runtime image.
 PYTHON = "3.11"
-
+#: What markers such as `sys_platform == "darwin"` are compared with: images run Linux, whatever this machine runs. The processor
+#: stays this machine's, as that of the cluster is unknown.
+MARKERS = {
+    "python_version": PYTHON,
+    "python_full_version": f"{PYTHON}.0",
+    "implementation_name": "cpython",
+    "platform_python_implementation": "CPython",
+    "os_name": "posix",
+    "sys_platform": "linux",
+    "platform_system": "Linux",
+    "extra": "",
+}
 
 #: What MLflow notes of the process that logged a model (a notebook, a test), and no model needs to predict. A model that does
 #: import one of them says so when it is loaded.
@@ -119,7 +130,7 @@ def _parse(line: str) -> "Requirement | None":  # noqa: F821
         requirement = Requirement(text)
     except InvalidRequirement:
         return None
-    applies = requirement.marker is None or requirement.marker.evaluate({"python_version": PYTHON, "extra": ""})
+    applies = requirement.marker is None or requirement.marker.evaluate(MARKERS)
     return requirement if applies else None
 
 

@@ -284,7 +284,7 @@ def check(
         Error: no such answer in time; the sentence has the last one.
     """
     endpoint = find(name, namespace)
-    model, expected, start = endpoint.ask(), client.plain(wanted), time.monotonic()
+    model, expected, start = endpoint.ask(), client.plain(wanted, answer=True), time.monotonic()
     while True:
         try:
             predictions = model.predict(rows)

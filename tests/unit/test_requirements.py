@@ -37,6 +37,24 @@ def test_lines_that_ask_for_nothing(line: str) -> None:
     assert not compare(Wanted(packages=(line,)), IMAGE).missing
 
 
+@pytest.mark.parametrize(
+    ("marker", "asked"),
+    [
+        ("sys_platform == 'darwin'", False),
+        ("platform_system == 'Darwin'", False),
+        ("os_name == 'nt'", False),
+        ("sys_platform == 'linux'", True),
+        ("platform_system == 'Linux' and os_name == 'posix'", True),
+        ("python_full_version >= '3.12'", False),
+    ],
+)
+def test_markers_are_those_of_the_image(marker: str, asked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "darwin")
+    monkeypatch.setattr("platform.system", lambda: "Darwin")
+    found = compare(Wanted(packages=(f"pyobjc-core; {marker}",)), IMAGE)
+    assert bool(found.missing) is asked
+
+
 def test_hashes_and_extras_are_read() -> None:
     assert requirements.pinned("mlflow[extras]==3.17.2 \\") == ("mlflow", "3.17.2")
     assert requirements.pinned("numpy==2.4.0 --hash=sha256:12 # why") == ("numpy", "2.4.0")
