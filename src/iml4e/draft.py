@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -184,41 +185,33 @@ def _delimiter(content: bytes, encoding: str) -> str:
 def _spelling(cells: dict[str, tuple[str, ...]], dialect: Dialect) -> Dialect:
     """How numbers and missing values are written."""
     filled = {name: [cell for cell in column if cell not in ABSENT and cell] for name, column in cells.items()}
-    comma = sum(
-        all(re.fullmatch(r"[+-]?\d{1,3}(\.\d{3})*,\d+|[+-]?\d+(,\d+)?", cell) for cell in column)
-        and any("," in cell for cell in column)
-        for column in filled.values()
-    )
-    point = sum(
-        all(re.fullmatch(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?", cell) for cell in column)
-        and any("." in cell for cell in column)
-        for column in filled.values()
-    )
-    decimal = "," if dialect.delimiter != "," and comma > point else "."
-    read = reading.number(Column(""), Dialect(dialect.delimiter, decimal))
-
-    def numeric(column: list[str]) -> bool:
-        try:
-            return bool([read(cell) for cell in column])
-        except ValueError:
-            return False
+    comma, point = (reading.number(Column(""), Dialect(dialect.delimiter, sign)) for sign in ",.")
+    # columns that are numbers with one decimal sign, and not with the other: 0,125 or 12,34, but not 1,234
+    commas = sum(_all(comma, column) and not _all(point, column) for column in filled.values())
+    points = sum(_all(point, column) and not _all(comma, column) for column in filled.values())
+    if commas == points == 0 and dialect.delimiter != ",":  # 1,234 beside semicolons: such files have decimal commas
+        both = [column for column in filled.values() if _all(point, column)]
+        commas, points = (sum(any(sign in cell for cell in column) for column in both) for sign in ",.")
+    decimal = "," if commas > points else "."
+    numeric = comma if decimal == "," else point
 
     # a text of this kind means a missing value if the column's other values are numbers or dates
-    measured = [name for name, column in filled.items() if numeric(column) or _format(column)]
+    measured = [name for name, column in filled.items() if _all(numeric, column) or _format(column)]
     absent = [each for each in ABSENT if any(each in cells[name] for name in measured)]
     return Dialect(dialect.delimiter, decimal, dialect.encoding, tuple(absent))
 
 
+def _all(read: Callable[[str], Any], cells: list[str]) -> bool:
+    """Whether there are cells, and a function reads each of them."""
+    try:
+        return bool([read(cell) for cell in cells])
+    except ValueError:
+        return False
+
+
 def _format(cells: list[str]) -> str:
     """The format of a column of dates; empty if it is none."""
-    for each in DATES:
-        read = reading.date(Column("", format=each), Dialect())
-        try:
-            if [read(cell) for cell in cells]:
-                return each
-        except ValueError:
-            continue
-    return ""
+    return next((each for each in DATES if _all(reading.date(Column("", format=each), Dialect()), cells)), "")
 
 
 def _column(name: str, cells: tuple[str, ...], dialect: Dialect) -> tuple[Column, list[Any]]:

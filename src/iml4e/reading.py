@@ -9,6 +9,7 @@ import csv
 import difflib
 import io
 import itertools
+import math
 import re
 import sys
 import zipfile
@@ -121,10 +122,10 @@ def convert(cells: Sequence[str], column: Column, dialect: Dialect) -> tuple[lis
 
 
 def number(column: Column, dialect: Dialect) -> Callable[[str], float]:
-    """What reads a number, with or without separators of thousands."""
+    """What reads a number, with or without separators of thousands: groups of three digits, of which the first starts with no 0."""
     decimal = dialect.decimal
     group = re.escape("." if decimal == "," else ",")
-    grouped = re.compile(rf"[+-]?\d{{1,3}}({group}\d{{3}})+({re.escape(decimal)}\d+)?", re.ASCII)
+    grouped = re.compile(rf"[+-]?[1-9]\d{{,2}}({group}\d{{3}})+({re.escape(decimal)}\d+)?", re.ASCII)
     plain = re.compile(rf"[+-]?(\d+{re.escape(decimal)}?\d*|{re.escape(decimal)}\d+)([eE][+-]?\d+)?", re.ASCII)
 
     def read(cell: str) -> float:
@@ -132,7 +133,10 @@ def number(column: Column, dialect: Dialect) -> Callable[[str], float]:
             cell = re.sub(group, "", cell)
         if not plain.fullmatch(cell):
             raise ValueError(cell)
-        return float(cell.replace(decimal, "."))
+        value = float(cell.replace(decimal, "."))
+        if not math.isfinite(value):  # an identifier such as 12e4567, not a power of ten
+            raise ValueError(cell)
+        return value
 
     return read
 

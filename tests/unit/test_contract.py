@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import zipfile
 from pathlib import Path
@@ -189,6 +190,8 @@ def test_a_contract_without_meaning_is_told(tmp_path: Path, change: tuple[str, s
         ("1", ".", 1.0), ("-1.5e3", ".", -1500.0), (".5", ".", 0.5), ("1,234.5", ".", 1234.5), ("1.234", ",", 1234.0),
         ("1.234,5", ",", 1234.5), ("12,5", ",", 12.5), ("1.5", ",", None), ("12,5", ".", None), ("inf", ".", None),
         ("1_000", ".", None), ("0x10", ".", None), ("1 000", ".", None), ("١", ".", None),
+        ("0,125", ".", None), ("0.125", ",", None), ("012,345", ".", None), ("12e4567", ".", None), ("1e308", ".", 1e308),
+        ("12,345,678", ".", 12345678.0),
     ],
 )  # fmt: skip
 def test_numbers(cell: str, decimal: str, value: float | None) -> None:
@@ -307,6 +310,42 @@ def test_codes_with_leading_zeros_and_words_that_yaml_knows_stay_texts(tmp_path:
     _, found = drafted(tmp_path, path)
     assert found.column("code").values == ("00", "01", "02")
     assert (found.target, found.column("yes").values) == ("yes", ("no", "yes"))
+
+
+@pytest.mark.parametrize(
+    ("cells", "decimal", "first", "delimiters"),
+    [
+        ((["2,087", "1,234"], ["28,92", "3"]), ",", 2.087, ",;\t"),  # the other column tells
+        ((["2,087", "0,391"],), ",", 2.087, ",;\t"),  # no thousands start with 0
+        ((["2,087", "1,234"],), ".", 2087, ","),  # nothing tells: the delimiter does
+        ((["2,087", "1,234"],), ",", 2.087, ";\t"),
+        ((["2,087", "1,234"], ["0.5", "2.5"]), ".", 2087, ",;\t"),
+        ((["2.087", "1.234"], ["0,5", "2,5"]), ",", 2087, ",;\t"),
+        ((["2.087", "0.391"],), ".", 2.087, ",;\t"),
+        ((["1,234.5", "7"],), ".", 1234.5, ",;\t"),
+    ],
+)  # fmt: skip
+def test_the_decimal_sign_is_what_the_columns_tell(
+    tmp_path: Path, cells: tuple[list[str], ...], decimal: str, first: float, delimiters: str
+) -> None:
+    """pola-rs/polars#23157, Rdatatable/data.table#6604."""
+    for delimiter in delimiters:
+        path = tmp_path / "data.csv"
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file, delimiter=delimiter)
+            writer.writerow([*(f"c{at}" for at in range(len(cells))), "class"])
+            writer.writerows([*(column[i % 2] for column in cells), "ab"[i % 2]] for i in range(60))
+        _, found = drafted(tmp_path, path)
+        assert isinstance(found, contract.Table)
+        assert (found.csv.delimiter, found.csv.decimal) == (delimiter, decimal)
+        assert reading.read(found, path)[0]["c0"][0] == first
+
+
+def test_identifiers_that_look_like_powers_of_ten_are_texts(tmp_path: Path) -> None:
+    """pandas-dev/pandas#62741: 12e4567 is no number that a computer has."""
+    path = tmp_path / "data.csv"
+    path.write_text("commit,size,late\n" + "".join(f"{i}e{4000 + i},{i % 9},{'ab'[i % 2]}\n" for i in range(1, 100)))
+    assert drafted(tmp_path, path)[1].column("commit") == Column("commit", "text", use=False)
 
 
 @pytest.mark.parametrize(
