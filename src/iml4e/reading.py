@@ -20,6 +20,8 @@ from typing import Any
 from iml4e import Error
 from iml4e.contract import DELIMITERS, FILE, Column, Contract, Dialect, Images, Table, names
 
+# a cell may be a whole document: Python stops at 131,072 characters otherwise
+csv.field_size_limit(2**31 - 1)
 #: Rows whose cells are in memory as text at a time.
 CHUNK = 20_000
 Problem = dict[str, Any]
@@ -68,6 +70,8 @@ def parse(source: Source, dialect: Dialect) -> tuple[list[str], Iterator[tuple[i
         raise Error("is no CSV file: it has binary content")
     rows = _rows(file, content, dialect)
     _, header = next(rows, (0, []))
+    if "".join(header).lower() in ("sep=", f"sep={dialect.delimiter}"):  # for spreadsheets, not a part of the table
+        _, header = next(rows, (0, []))
     header = [name or f"column {number}" for number, name in enumerate(header, 1)]
     return header, _even(rows, len(header))
 
