@@ -1,8 +1,13 @@
 """Drafts the data contract of data that nobody has described yet: what it is, how it is written, and generous limits."""
 
+import csv
+import io
 import math
 import re
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +114,6 @@ def images(folder: Path) -> Draft:
     Raises:
         Error: it is no such folder, or has one class only.
     """
-    import io
-
     from PIL import Image
 
     if not folder.is_dir():
@@ -165,60 +168,55 @@ def _encoding(content: bytes) -> str:
 
 
 def _delimiter(content: bytes, encoding: str) -> str:
-    """The delimiter that makes the most columns, the same number in each of the first rows."""
-    lines = content[:200_000].decode(encoding, errors="replace").splitlines()[:50]
+    """The delimiter that makes the most columns, the same number in most of the first rows; `sep=;` in the first line names it."""
+    text = content.decode(encoding, errors="replace").removeprefix("\ufeff")
+    if named := re.match(r'"?sep=([^"\r\n])"?\r?\n', text, re.IGNORECASE):
+        return named[1]
     best, most = ",", 1
     for each in DELIMITERS:
+        widths = []
         try:
-            header, _ = reading.parse("\n".join(lines[:1]).encode(), Dialect(each))
-            width = len(header)
-            if width > most and all(
-                line.count(each) >= width - 1 or '"' in line for line in lines[1:10] if line.strip()
-            ):
-                best, most = each, width
-        except Error:
-            continue
+            for row in csv.reader(io.StringIO(text, newline=""), delimiter=each, strict=True):
+                widths += [len(row)] if row else []
+                if len(widths) == 10:
+                    break
+        except csv.Error:  # it is another delimiter's quotes, or the file is wrong further down
+            pass
+        if widths and widths[0] > most and 2 * widths.count(widths[0]) > len(widths):
+            best, most = each, widths[0]
     return best
 
 
 def _spelling(cells: dict[str, tuple[str, ...]], dialect: Dialect) -> Dialect:
     """How numbers and missing values are written."""
     filled = {name: [cell for cell in column if cell not in ABSENT and cell] for name, column in cells.items()}
-    comma = sum(
-        all(re.fullmatch(r"[+-]?\d{1,3}(\.\d{3})*,\d+|[+-]?\d+(,\d+)?", cell) for cell in column)
-        and any("," in cell for cell in column)
-        for column in filled.values()
-    )
-    point = sum(
-        all(re.fullmatch(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?", cell) for cell in column)
-        and any("." in cell for cell in column)
-        for column in filled.values()
-    )
-    decimal = "," if dialect.delimiter != "," and comma > point else "."
-    read = reading.number(Column(""), Dialect(dialect.delimiter, decimal))
-
-    def numeric(column: list[str]) -> bool:
-        try:
-            return bool([read(cell) for cell in column])
-        except ValueError:
-            return False
+    comma, point = (reading.number(Column(""), Dialect(dialect.delimiter, sign)) for sign in ",.")
+    # columns that are numbers with one decimal sign, and not with the other: 0,125 or 12,34, but not 1,234
+    commas = sum(_all(comma, column) and not _all(point, column) for column in filled.values())
+    points = sum(_all(point, column) and not _all(comma, column) for column in filled.values())
+    if commas == points == 0 and dialect.delimiter != ",":  # 1,234 beside semicolons: such files have decimal commas
+        both = [column for column in filled.values() if _all(point, column)]
+        commas, points = (sum(any(sign in cell for cell in column) for column in both) for sign in ",.")
+    decimal = "," if commas > points else "."
+    numeric = comma if decimal == "," else point
 
     # a text of this kind means a missing value if the column's other values are numbers or dates
-    measured = [name for name, column in filled.items() if numeric(column) or _format(column)]
+    measured = [name for name, column in filled.items() if _all(numeric, column) or _format(column)]
     absent = [each for each in ABSENT if any(each in cells[name] for name in measured)]
     return Dialect(dialect.delimiter, decimal, dialect.encoding, tuple(absent))
 
 
+def _all(read: Callable[[str], Any], cells: list[str]) -> bool:
+    """Whether there are cells, and a function reads each of them."""
+    try:
+        return bool([read(cell) for cell in cells])
+    except ValueError:
+        return False
+
+
 def _format(cells: list[str]) -> str:
     """The format of a column of dates; empty if it is none."""
-    for each in DATES:
-        read = reading.date(Column("", format=each), Dialect())
-        try:
-            if [read(cell) for cell in cells]:
-                return each
-        except ValueError:
-            continue
-    return ""
+    return next((each for each in DATES if _all(reading.date(Column("", format=each), Dialect()), cells)), "")
 
 
 def _column(name: str, cells: tuple[str, ...], dialect: Dialect) -> tuple[Column, list[Any]]:
@@ -281,11 +279,14 @@ def _limits(low: float, high: float, *, whole: bool) -> tuple[float, float]:
     least, most = (0 if low >= 0 else low - span), high + span
 
     def rounded(value: float, up: bool) -> float:
-        if value == 0:
+        exact = Decimal(min(max(value, -sys.float_info.max), sys.float_info.max))
+        if not exact:
             return 0
-        digits = 10 ** (math.floor(math.log10(abs(value))) - 1)
-        result = (math.ceil(value / digits) if up else math.floor(value / digits)) * digits
-        return int(result) if whole or float(result).is_integer() else round(result, 10)
+        step = Decimal(1).scaleb(exact.adjusted() - 1)  # two significant digits, however small the number is
+        result = (exact / step).to_integral_value(ROUND_CEILING if up else ROUND_FLOOR) * step
+        if abs(result) > Decimal(sys.float_info.max):
+            return float(exact)
+        return int(result) if whole or (result == int(result) and abs(result) < 2**53) else float(result)
 
     return rounded(least, up=False), rounded(most, up=True)
 
@@ -294,13 +295,19 @@ def _yaml(told: dict[str, Any], name: str, rows: int) -> str:
     """Write a contract for people: an entry a line."""
     import yaml
 
+    class Dumper(yaml.SafeDumper):
+        """Writes a text on one line, line breaks as `\\n`: a column's name with one, as spreadsheets have them, is no key otherwise."""
+
+    def text_of(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+        return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"')
+
+    Dumper.add_representer(str, text_of)
+
     def flow(value: Any) -> str:
-        return (
-            yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6, sort_keys=False)
-            .strip()
-            .removesuffix("...")
-            .strip()
+        dumped = yaml.dump(
+            value, Dumper=Dumper, default_flow_style=True, allow_unicode=True, width=10**6, sort_keys=False
         )
+        return dumped.strip().removesuffix("...").strip()
 
     lines = [
         f"# The data contract: what valid data is. Drafted by `iml4e new` from the {rows} rows of {name}: correct it, you know the data.",

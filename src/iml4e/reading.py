@@ -9,6 +9,7 @@ import csv
 import difflib
 import io
 import itertools
+import math
 import re
 import sys
 import zipfile
@@ -19,6 +20,8 @@ from typing import Any
 from iml4e import Error
 from iml4e.contract import DELIMITERS, FILE, Column, Contract, Dialect, Images, Table, names
 
+# a cell may be a whole document: Python stops at 131,072 characters otherwise
+csv.field_size_limit(2**31 - 1)
 #: Rows whose cells are in memory as text at a time.
 CHUNK = 20_000
 Problem = dict[str, Any]
@@ -67,6 +70,8 @@ def parse(source: Source, dialect: Dialect) -> tuple[list[str], Iterator[tuple[i
         raise Error("is no CSV file: it has binary content")
     rows = _rows(file, content, dialect)
     _, header = next(rows, (0, []))
+    if "".join(header).lower() in ("sep=", f"sep={dialect.delimiter}"):  # for spreadsheets, not a part of the table
+        _, header = next(rows, (0, []))
     header = [name or f"column {number}" for number, name in enumerate(header, 1)]
     return header, _even(rows, len(header))
 
@@ -121,10 +126,10 @@ def convert(cells: Sequence[str], column: Column, dialect: Dialect) -> tuple[lis
 
 
 def number(column: Column, dialect: Dialect) -> Callable[[str], float]:
-    """What reads a number, with or without separators of thousands."""
+    """What reads a number, with or without separators of thousands: groups of three digits, of which the first starts with no 0."""
     decimal = dialect.decimal
     group = re.escape("." if decimal == "," else ",")
-    grouped = re.compile(rf"[+-]?\d{{1,3}}({group}\d{{3}})+({re.escape(decimal)}\d+)?", re.ASCII)
+    grouped = re.compile(rf"[+-]?[1-9]\d{{,2}}({group}\d{{3}})+({re.escape(decimal)}\d+)?", re.ASCII)
     plain = re.compile(rf"[+-]?(\d+{re.escape(decimal)}?\d*|{re.escape(decimal)}\d+)([eE][+-]?\d+)?", re.ASCII)
 
     def read(cell: str) -> float:
@@ -132,7 +137,10 @@ def number(column: Column, dialect: Dialect) -> Callable[[str], float]:
             cell = re.sub(group, "", cell)
         if not plain.fullmatch(cell):
             raise ValueError(cell)
-        return float(cell.replace(decimal, "."))
+        value = float(cell.replace(decimal, "."))
+        if not math.isfinite(value):  # an identifier such as 12e4567, not a power of ten
+            raise ValueError(cell)
+        return value
 
     return read
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 import io
+import re
+import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
 
@@ -39,7 +44,7 @@ ROWS = """\ufeff"Größe (m)";parcels;carrier;ordered;code;late
 def made(tmp_path: Path, text: str = TABLE) -> contract.Contract:
     """The contract of a text."""
     path = tmp_path / "schema.yaml"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     return contract.load(path)
 
 
@@ -192,6 +197,8 @@ def test_a_contract_without_meaning_is_told(tmp_path: Path, change: tuple[str, s
         ("1", ".", 1.0), ("-1.5e3", ".", -1500.0), (".5", ".", 0.5), ("1,234.5", ".", 1234.5), ("1.234", ",", 1234.0),
         ("1.234,5", ",", 1234.5), ("12,5", ",", 12.5), ("1.5", ",", None), ("12,5", ".", None), ("inf", ".", None),
         ("1_000", ".", None), ("0x10", ".", None), ("1 000", ".", None), ("١", ".", None),
+        ("0,125", ".", None), ("0.125", ",", None), ("012,345", ".", None), ("12e4567", ".", None), ("1e308", ".", 1e308),
+        ("12,345,678", ".", 12345678.0),
     ],
 )  # fmt: skip
 def test_numbers(cell: str, decimal: str, value: float | None) -> None:
@@ -310,6 +317,112 @@ def test_codes_with_leading_zeros_and_words_that_yaml_knows_stay_texts(tmp_path:
     _, found = drafted(tmp_path, path)
     assert found.column("code").values == ("00", "01", "02")
     assert (found.target, found.column("yes").values) == ("yes", ("no", "yes"))
+
+
+@pytest.mark.parametrize(
+    ("cells", "decimal", "first", "delimiters"),
+    [
+        ((["2,087", "1,234"], ["28,92", "3"]), ",", 2.087, ",;\t"),  # the other column tells
+        ((["2,087", "0,391"],), ",", 2.087, ",;\t"),  # no thousands start with 0
+        ((["2,087", "1,234"],), ".", 2087, ","),  # nothing tells: the delimiter does
+        ((["2,087", "1,234"],), ",", 2.087, ";\t"),
+        ((["2,087", "1,234"], ["0.5", "2.5"]), ".", 2087, ",;\t"),
+        ((["2.087", "1.234"], ["0,5", "2,5"]), ",", 2087, ",;\t"),
+        ((["2.087", "0.391"],), ".", 2.087, ",;\t"),
+        ((["1,234.5", "7"],), ".", 1234.5, ",;\t"),
+    ],
+)  # fmt: skip
+def test_the_decimal_sign_is_what_the_columns_tell(
+    tmp_path: Path, cells: tuple[list[str], ...], decimal: str, first: float, delimiters: str
+) -> None:
+    """pola-rs/polars#23157, Rdatatable/data.table#6604."""
+    for delimiter in delimiters:
+        path = tmp_path / "data.csv"
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file, delimiter=delimiter)
+            writer.writerow([*(f"c{at}" for at in range(len(cells))), "class"])
+            writer.writerows([*(column[i % 2] for column in cells), "ab"[i % 2]] for i in range(60))
+        _, found = drafted(tmp_path, path)
+        assert isinstance(found, contract.Table)
+        assert (found.csv.delimiter, found.csv.decimal) == (delimiter, decimal)
+        assert reading.read(found, path)[0]["c0"][0] == first
+
+
+def test_identifiers_that_look_like_powers_of_ten_are_texts(tmp_path: Path) -> None:
+    """pandas-dev/pandas#62741: 12e4567 is no number that a computer has."""
+    path = tmp_path / "data.csv"
+    path.write_text("commit,size,late\n" + "".join(f"{i}e{4000 + i},{i % 9},{'ab'[i % 2]}\n" for i in range(1, 100)))
+    assert drafted(tmp_path, path)[1].column("commit") == Column("commit", "text", use=False)
+
+
+@pytest.mark.parametrize(
+    "name", ["price\n(EUR)", "a: b", "#1", "on", "{x}", "'", 'a "b"', "- c", "?", "é\u2028\u00a0x", "<<", "=", "1"]
+)
+def test_any_name_and_any_value_of_a_spreadsheet_can_be_written(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "data.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(
+            [["x", name, "late"], *([i, [name, "b\r\nc"][i % 2], "ab"[i % 2]] for i in range(60))]
+        )
+    found = drafted(tmp_path, path)[1].column(name)
+    assert set(found.values) == {name, "b\r\nc"}
+
+
+MEASURES = st.one_of(
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.integers(-(10**18), 10**18),
+    st.sampled_from(["NA", "", "1,234"]),
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.tuples(MEASURES, st.floats(1e-14, 9e-12), st.text(max_size=5), st.sampled_from("ab")), min_size=9, max_size=30),
+    st.sampled_from(draft.DELIMITERS),
+)  # fmt: skip
+def test_the_data_of_a_draft_keep_it(rows: list[tuple[Any, ...]], delimiter: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "data.csv"
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, delimiter=delimiter)
+            writer.writerow(["measure", "tiny", "note\n(free)", "late"])
+            writer.writerows(rows)
+        try:
+            drafted(Path(folder), path)
+        except Error as error:
+            if not re.search("nothing can be learnt|no column that a model|has no value in any row|binary", str(error)):
+                raise
+
+
+HEADER = {"plain": "a{}price{}late", "two lines": 'a{}"price\n(EUR)"{}late', "sep=": "sep={}\na{}price{}late"}
+
+
+@pytest.mark.parametrize("delimiter", draft.DELIMITERS)
+@pytest.mark.parametrize("header", HEADER)
+@pytest.mark.parametrize("note", ["x", "one\r\ntwo\nthree", "a, b; c | d\te", 'he said "no"', "x" * 200_000])
+def test_the_delimiter_is_found_beside_cells_of_many_lines(
+    tmp_path: Path, delimiter: str, header: str, note: str
+) -> None:
+    """mholt/PapaParse#681, OpenRefine/OpenRefine#764: lines are no rows. The first line of a spreadsheet may name it."""
+    path = tmp_path / "data.csv"
+    with path.open("w", newline="") as file:
+        file.write(HEADER[header].replace("{}", delimiter) + "\r\n")
+        csv.writer(file, delimiter=delimiter).writerows([i % 7, note, "ab"[i % 2]] for i in range(30))
+    _, found = drafted(tmp_path, path)
+    assert isinstance(found, contract.Table)
+    assert (found.csv.delimiter, len(found.columns), found.features) == (delimiter, 3, ["a"])
+
+
+def test_the_delimiter_that_a_first_line_names_counts_no_row(tmp_path: Path) -> None:
+    table, problems = reading.read(made(tmp_path), b"sep=;\n" + ROWS[1:].encode())
+    assert (problems, len(table)) == ([], 4)
+
+
+def test_limits_of_tiny_numbers_are_no_zeros(tmp_path: Path) -> None:
+    path = tmp_path / "data.csv"
+    path.write_text("conc,late\n" + "".join(f"{i % 9 + 1}.023e-12,{'ab'[i % 2]}\n" for i in range(60)))
+    column = drafted(tmp_path, path)[1].column("conc")
+    assert (column.minimum, column.maximum) == (0, 1.8e-11)
 
 
 @pytest.mark.parametrize(
