@@ -7,6 +7,9 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+#: Notes of a draft that `iml4e new` prints; the data contract has all.
+NOTES = 20
+
 
 def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the commands to the command line; `command` is that of `iml4e.cli.parser`."""
@@ -19,6 +22,9 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     new.add_argument("--target", default="", metavar="COLUMN", help="column to predict; default: the last")
     new.add_argument(
         "--task", choices=["classification", "regression"], default="", help="default: what the target looks like"
+    )
+    new.add_argument(
+        "--encoding", default="", metavar="NAME", help="of the CSV file, such as cp1251; default: UTF-8, else cp1252"
     )
     new.add_argument("--folder", default="", metavar="PARENT", help="where the project's folder is made; default: here")
     new.add_argument(
@@ -73,17 +79,23 @@ def _project(options: argparse.Namespace) -> Any:
 
 
 def _new(options: argparse.Namespace) -> None:
-    from iml4e import scaffold
+    from iml4e import Error, contract, draft, scaffold
 
+    if options.encoding and (options.variant == "image" or not options.data):
+        raise Error("--encoding is that of a CSV file, --data, which is missing")
     made = scaffold.new(
         options.name,
         variant=options.variant,
         data=options.data,
         target=options.target,
         task=options.task,
+        encoding=options.encoding,
         folder=options.folder,
         template=options.template,
     )
+    if found := draft.notes((made / contract.FILE).read_text(encoding="utf-8")):
+        more = [f"{len(found) - NOTES} more, in {made / contract.FILE}"] if len(found) > NOTES else []
+        print("\nLook at these:", *found[:NOTES], *more, sep="\n  - ")
     print(
         f"\n{made} is a project. Next:\n\n"
         f"  cd {made}\n"

@@ -3,6 +3,7 @@
 `iml4e.reading` reads and checks data by a contract, which also tells what the model takes and answers.
 """
 
+import codecs
 import difflib
 import re
 from collections.abc import Iterable, Iterator
@@ -254,9 +255,21 @@ def _dialect(told: Any) -> Dialect:
     if not isinstance(told, dict):
         raise Error("`csv` has entries: delimiter, decimal, encoding, missing")
     _only(told, {each.name for each in fields(Dialect)}, "entry of `csv`")
-    if len(str(told.get("delimiter", ","))) != 1 or told.get("decimal", ".") not in (".", ","):
+    delimiter, decimal, encoding = (
+        told.get(name, getattr(Dialect, name)) for name in ("delimiter", "decimal", "encoding")
+    )
+    if not isinstance(delimiter, str) or len(delimiter) != 1 or delimiter in '"\r\n' or decimal not in (".", ","):
         raise Error("`csv: delimiter` is one character, and `csv: decimal` is '.' or ','")
-    return Dialect(**told | {"missing": tuple(str(each) for each in told.get("missing") or ())})
+    try:
+        codecs.lookup(str(encoding) if isinstance(encoding, str | int) else "")  # of a number, too: 1252
+    except LookupError:
+        raise Error(f"`csv: encoding` is {encoding!r}, which Python does not know: cp1252 is one, and utf-8") from None
+    missing = [] if told.get("missing") is None else told["missing"]
+    if not isinstance(missing, list):
+        raise Error(f"`csv: missing` is a list of texts, such as [NA, '-'], not {missing!r}")
+    for each in missing:
+        _text(each, "`csv: missing`: a text")
+    return Dialect(delimiter, decimal, str(encoding), tuple(map(str, missing)))
 
 
 def _column(name: str, options: Any) -> Column:

@@ -5,7 +5,8 @@ import io
 import math
 import re
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from pathlib import Path
@@ -13,6 +14,13 @@ from typing import Any
 
 from iml4e import Error, contract, reading
 from iml4e.contract import DELIMITERS, Column, Dialect
+
+#: What a file is taken for that is no UTF-8.
+GUESS = "cp1252"
+#: Examples for people whose file is something else.
+ENCODINGS = "cp1250, cp1251, shift_jis, gb18030"
+#: How a line of a draft begins that people must check.
+NOTE = "# - "
 
 #: Texts that stand for a missing value in many files.
 ABSENT = ("NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "?", "-", "#N/A")
@@ -34,19 +42,26 @@ class Draft:
     """What a model reaches that always answers the same: accuracy, or R² of a regression."""
 
 
-def table(path: Path, target: str = "", task: str = "") -> Draft:
+def notes(text: str) -> list[str]:
+    """What a draft's text says that people must check."""
+    return [line.removeprefix(NOTE) for line in text.split("\n") if line.startswith(NOTE)]
+
+
+def table(path: Path, target: str = "", task: str = "", encoding: str = "") -> Draft:
     """Draft the contract of a CSV file.
 
     Args:
         path: the file.
         target: column that the model shall predict; empty: the last.
         task: classification or regression; empty: what the target looks like.
+        encoding: of the file; empty: what it looks like.
 
     Raises:
         Error: it is no CSV file, or nothing can be learnt from it.
     """
     content = _content(path)
-    encoding = _encoding(content)
+    guessed = not encoding
+    encoding = _encoding(content, path, encoding)
     dialect = Dialect(_delimiter(content, encoding), encoding=encoding)
     try:
         header, rows = reading.parse(content, dialect)
@@ -57,11 +72,12 @@ def table(path: Path, target: str = "", task: str = "") -> Draft:
             raise Error(
                 f"has one column only, {header[0]!r}: columns are separated by {' '.join(map(repr, DELIMITERS))}"
             )
-        twice = {name for name in header if header.count(name) > 1}
+        twice = [name for name, times in Counter(header).items() if times > 1]
         if twice:
             raise Error(f"has two columns with the name {min(twice)!r}")
     except Error as error:
-        raise Error(f"{path} {error}") from None
+        # there is no data contract yet that could say otherwise
+        raise Error(f"{path} {re.sub(r' [(]`?csv: [^()]*[)]$', '', str(error))}") from None
     target = target or header[-1]
     if target not in header:
         raise Error(f"{path} has no column {target!r}; it has {contract.names(header)}")
@@ -86,7 +102,7 @@ def table(path: Path, target: str = "", task: str = "") -> Draft:
         )
     if task == "classification" and column.type != "integer":  # labels as they are written
         column, values = Column(target, "category"), list(cells[target])
-    counts = {value: values.count(value) for value in dict.fromkeys(values)}
+    counts = Counter(values)
     if len(counts) == 1:
         raise Error(f"the target {target!r} of {path} is {values[0]!r} in every row: nothing can be learnt")
     if task == "classification" and len(counts) > max(MOST, len(values) // 4):
@@ -105,7 +121,18 @@ def table(path: Path, target: str = "", task: str = "") -> Draft:
         raise Error(
             f"{path} has no column that a model could learn {target!r} from: all are texts, identifiers or always the same"
         )
-    return Draft(_yaml(told, path.name, len(values)), task, min(floor, 0.99))
+    found = [_guess(encoding, header, cells)] if encoding == GUESS and guessed else []
+    numbers = [line for line, _ in lines]
+    for name, options in told["columns"].items():
+        if name != target and not options.get("use", True):
+            found.append(f"{name!r} is not used: {_why(columns[name][0], cells[name], numbers, dialect)}")
+        elif options.get("format") == "%d/%m/%Y" and _dates("%m/%d/%Y", cells[name], dialect):
+            first = next(cell for cell in cells[name] if cell and cell not in dialect.missing)
+            found.append(
+                f"{name!r} is read as day/month/year, and could be month/day/year, such as {first!r}: "
+                f'if it is, say `format: "%m/%d/%Y"` in {contract.FILE}'
+            )
+    return Draft(_yaml(told, path.name, len(values), found), task, min(floor, 0.99))
 
 
 def images(folder: Path) -> Draft:
@@ -157,14 +184,72 @@ def _content(path: Path) -> bytes:
     return content
 
 
-def _encoding(content: bytes) -> str:
-    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+def _encoding(content: bytes, path: Path, told: str) -> str:
+    """The encoding of a file, which reads it: the one that people told, or a guess.
+
+    Raises:
+        Error: it does not.
+    """
+    if not told and content[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return "utf-16"
-    try:
-        content.decode()
-    except UnicodeDecodeError:
-        return "cp1252"
-    return "utf-8"
+    for name in [told] if told else ["utf-8", GUESS]:
+        try:
+            content.decode(name)
+            return name
+        except UnicodeDecodeError as error:
+            line = content[: error.start].count(b"\n") + 1
+            wrong = f"byte 0x{content[error.start]:02x} in line {line}"
+        except LookupError:  # also of codecs that are no encodings of text
+            raise Error(f"Python knows no encoding {told!r}: --encoding takes {ENCODINGS} …") from None
+    said = f"is not {told}" if told else f"is neither utf-8 nor {GUESS}"
+    raise Error(f"{path} {said} ({wrong}): name its encoding, such as --encoding {ENCODINGS}")
+
+
+def _guess(encoding: str, header: list[str], cells: dict[str, tuple[str, ...]]) -> str:
+    """What tells people whether the guess of the encoding is right."""
+    words = (word for column in ([header], cells.values()) for texts in column for word in texts)
+    example = next((word for word in words if not word.isascii()), header[0])
+    return (
+        f"the file is not UTF-8, and read as {encoding}, a guess, such as {_short(example)}: "
+        f"if that is wrong, make the project anew with --encoding, such as {ENCODINGS}"
+    )
+
+
+def _short(cell: str) -> str:
+    """A cell in a sentence."""
+    return repr(cell if len(cell) <= 40 else cell[:39] + "…")
+
+
+def _why(column: Column, cells: tuple[str, ...], lines: list[int], dialect: Dialect) -> str:
+    """Why the model does not get a column, with the first cell that is the reason."""
+    filled = [(cell, line) for cell, line in zip(cells, lines, strict=True) if cell and cell not in dialect.missing]
+    if len({cell for cell, _ in filled}) == 1:
+        return f"it is always {_short(filled[0][0])}"
+    if column.type == "integer":
+        return "it looks like an identifier, another number in each row"
+    if column.type != "text":
+        return f"its values are all the same, such as {_short(filled[0][0])}"
+    dates = [(f"dates such as {each}", Column("", "date", format=each)) for each in DATES]
+    for what, kind in [("numbers", Column("", "number")), *dates]:
+        texts = [cell for cell, _ in filled]
+        # most of the first cells, then most of all: a thousand rows tell what a text is, in less time
+        some = texts[:1000]
+        if 2 * len(reading.convert(some, kind, dialect)[1]) >= len(some):
+            continue
+        wrong = reading.convert(texts, kind, dialect)[1]
+        if 2 * len(wrong) < len(texts):
+            cell, line = filled[wrong[0]]
+            return (
+                f"{len(texts) - len(wrong)} of {len(texts)} cells are {what}, and {_short(cell)} in line {line} is not: correct the file, "
+                f"or list that text in {contract.FILE} under `csv: missing` and give the column `type: {kind.type}, missing: true`"
+            )
+    cell, line = filled[0]
+    if all(re.fullmatch(r"[^\d\w]*[+-]?[\d.,]+\s*[^\d\s]{1,3}|[^\d\w]{1,3}\s*[\d.,]+", cell) for cell, _ in filled):
+        return f"numbers with a sign or a unit, such as {_short(cell)} in line {line}, are texts: leave the sign out of the file"
+    return (
+        f"a text with {len({cell for cell, _ in filled})} different values, such as {_short(cell)} in line {line}; "
+        f"`type: category` with `other: true` in {contract.FILE} would make classes of them"
+    )
 
 
 def _delimiter(content: bytes, encoding: str) -> str:
@@ -212,6 +297,11 @@ def _all(read: Callable[[str], Any], cells: list[str]) -> bool:
         return bool([read(cell) for cell in cells])
     except ValueError:
         return False
+
+
+def _dates(format_: str, cells: tuple[str, ...], dialect: Dialect) -> bool:
+    """Whether a column's cells are dates of a format."""
+    return not reading.convert(cells, Column("", "date", format=format_), dialect)[1]
 
 
 def _format(cells: list[str]) -> str:
@@ -266,7 +356,9 @@ def _options(column: Column, values: list[Any], *, truth: bool, task: str) -> di
     identifier = (
         column.type == "integer"
         and len(different) == len(filled) > 20
-        and re.search(r"(^|[\W_])(id|nr|no|key|index)$|^unnamed|^column \d+$|[a-z]I[Dd]$", column.name, re.IGNORECASE)
+        and re.search(
+            r"(^|[\W_])(id|nr|no|key|index)$|^unnamed|^column \d+$|(?-i:[a-z]I[Dd])$", column.name, re.IGNORECASE
+        )
     )
     if not truth and (column.type == "text" or len(different) == 1 or identifier):
         found["use"] = False
@@ -291,7 +383,7 @@ def _limits(low: float, high: float, *, whole: bool) -> tuple[float, float]:
     return rounded(least, up=False), rounded(most, up=True)
 
 
-def _yaml(told: dict[str, Any], name: str, rows: int) -> str:
+def _yaml(told: dict[str, Any], name: str, rows: int, found: Sequence[str] = ()) -> str:
     """Write a contract for people: an entry a line."""
     import yaml
 
@@ -313,6 +405,8 @@ def _yaml(told: dict[str, Any], name: str, rows: int) -> str:
         f"# The data contract: what valid data is. Drafted by `iml4e new` from the {rows} rows of {name}: correct it, you know the data.",
         "# `iml4e project validate` and every run check it; data that breaks it stops the run. Every entry: docs/template.md.",
     ]
+    if found:
+        lines += ["# Look at these:", *(NOTE + each for each in found)]
     for key, value in told.items():
         if key == "columns":
             lines += [

@@ -25,6 +25,7 @@ def new(
     data: str = "",
     target: str = "",
     task: str = "",
+    encoding: str = "",
     folder: str = "",
     template: str = "",
     say: Callable[[str], None] = print,
@@ -39,6 +40,7 @@ def new(
         data: CSV file, or folder of images; empty: an example.
         target: column to predict; empty: the last.
         task: classification or regression; empty: what the target looks like.
+        encoding: of the CSV file; empty: what it looks like.
         folder: where the project's folder is made; empty: here.
         template: repository of the template; empty: IML4E_TEMPLATE, or the clone that the package was installed from.
         say: prints a line.
@@ -62,7 +64,7 @@ def new(
     if given and variant == "image":
         drafted = draft.images(Path(data))
     elif given:
-        drafted = draft.table(Path(data), target, task)
+        drafted = draft.table(Path(data), target, task, encoding)
     elif target:
         raise Error("--target names a column of --data, which is missing")
     place = f"data/{given.name}" if given else "data/example" + ("" if variant == "image" else ".csv")

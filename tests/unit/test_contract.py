@@ -6,6 +6,7 @@ import csv
 import io
 import re
 import tempfile
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,11 @@ def test_a_regression_whose_target_is_always_the_same_is_told(tmp_path: Path) ->
         (("late: {type: category", "late: {missing: true, type: category"), "the target 'late' cannot be missing"),
         (("late: {type: category", "late: {type: text"), "the target 'late' of a classification is a category or an integer, not a text"),
         (("kind: table", "kind: table\ntask: regression"), "the target 'late' of a regression is a number or an integer"),
+        (("[NA]", "[NA, NULL]"), "`csv: missing`: a text is None for YAML: write it in quotes"),
+        (("[NA]", "NA"), "`csv: missing` is a list of texts, such as [NA, '-'], not 'NA'"),
+        (("[NA]", "[NA], encoding: klingon"), "`csv: encoding` is 'klingon', which Python does not know"),
+        (("[NA]", "[NA], encoding: [utf-8]"), "`csv: encoding` is ['utf-8'], which Python does not know"),
+        (("delimiter: \";\"", "delimiter: 1"), "`csv: delimiter` is one character"),
         (("columns:", "columns: [1]\nrest:"), "'rest' is no entry"),
         (("columns:", "split_by: code\ncolumns:"), "`split_by` is a list of columns, such as [customer], not 'code'"),
         (("columns:", "split_by: [late]\ncolumns:"), "`split_by` has 'late', which is none of `columns` but the target: "),
@@ -189,6 +195,13 @@ def test_a_contract_without_meaning_is_told(tmp_path: Path, change: tuple[str, s
         made(tmp_path, TABLE.replace(*change, 1))
     assert told in str(raised.value)
     assert str(tmp_path / "schema.yaml") in str(raised.value)
+
+
+def test_an_encoding_may_be_a_number_and_nothing_may_mean_missing(tmp_path: Path) -> None:
+    found = made(tmp_path, TABLE.replace("missing: [NA]", "missing: , encoding: 1252").replace("; NA;", ";;"))
+    assert isinstance(found, contract.Table)
+    assert (found.csv.encoding, found.csv.missing) == ("1252", ())
+    assert reading.read(found, ROWS.replace("NA", "")[1:].encode("cp1252"))[1] == []
 
 
 @pytest.mark.parametrize(
@@ -416,6 +429,114 @@ def test_the_delimiter_is_found_beside_cells_of_many_lines(
 def test_the_delimiter_that_a_first_line_names_counts_no_row(tmp_path: Path) -> None:
     table, problems = reading.read(made(tmp_path), b"sep=;\n" + ROWS[1:].encode())
     assert (problems, len(table)) == ([], 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "cells", "told"),
+    [
+        ("x", [*map(str, range(99)), "unknown"], "99 of 100 cells are numbers, and 'unknown' in line 101 is not: correct the file, or list that text in schema.yaml"),
+        ("x", ["inf", *map(str, range(99))], "99 of 100 cells are numbers, and 'inf' in line 2 is not"),
+        ("x", [*(f"2024-{i % 12 + 1:02d}-{i % 28 + 1:02d}" for i in range(99)), "soon"], "99 of 100 cells are dates such as %Y-%m-%d, and 'soon' in line 101 is not"),
+        ("x", [f"{i / 10}%" for i in range(100)], "numbers with a sign or a unit, such as '0.0%' in line 2, are texts: leave the sign out of the file"),
+        ("x", [f"€ {i}.5" for i in range(100)], "numbers with a sign or a unit, such as '€ 0.5' in line 2, are texts"),
+        ("x", [f"State {i}" for i in range(100)], "a text with 100 different values, such as 'State 0' in line 2; `type: category` with `other: true`"),
+        ("x", ["y" * 99] * 100, f"it is always '{'y' * 39}…'"),
+        ("x", ["90071992547409930", "90071992547409931"] * 50, "its values are all the same, such as '90071992547409930'"),
+        ("rowID", [*map(str, range(100))], "it looks like an identifier, another number in each row"),
+    ],
+)  # fmt: skip
+def test_why_a_column_is_not_used_is_told(tmp_path: Path, name: str, cells: list[str], told: str) -> None:
+    """pandas-dev/pandas#13746: one odd cell made a column of numbers a text, silently."""
+    path = tmp_path / "data.csv"
+    path.write_text(f"{name},size,late\n" + "".join(f"{cell},{i % 9},{'ab'[i % 2]}\n" for i, cell in enumerate(cells)))
+    found, contract_ = drafted(tmp_path, path)
+    assert contract_.features == ["size"]
+    assert [note.startswith(f"'{name}' is not used: {told}") for note in draft.notes(found.text)] == [True]
+
+
+@pytest.mark.parametrize("name", ["bid", "paid", "grid", "covid", "kid", "valid"])
+def test_words_that_end_like_an_identifier_are_used(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "data.csv"
+    path.write_text(f"{name},late\n" + "".join(f"{i},{'ab'[i % 2]}\n" for i in range(60)))
+    found, contract_ = drafted(tmp_path, path)
+    assert (contract_.features, draft.notes(found.text)) == ([name], [])
+
+
+@pytest.mark.parametrize("name", ["id", "ID", "order_id", "orderID", "orderId", "Kunden Nr", "unnamed: 0", "INDEX"])
+def test_identifiers_are_not_used(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "data.csv"
+    path.write_text(f"{name},size,late\n" + "".join(f"{i},{i % 9},{'ab'[i % 2]}\n" for i in range(60)))
+    assert drafted(tmp_path, path)[1].features == ["size"]
+
+
+def test_dates_that_could_be_american_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "data.csv"
+    text = "when,late\n,a\n" + "".join(f"0{i % 9 + 1}/04/2024,{'ab'[i % 2]}\n" for i in range(60))
+    path.write_text(text)
+    found, contract_ = drafted(tmp_path, path)
+    assert contract_.column("when").format == "%d/%m/%Y"
+    assert (
+        "'when' is read as day/month/year, and could be month/day/year, such as '01/04/2024'"
+        in draft.notes(found.text)[0]
+    )
+    path.write_text(text + "13/04/2024,a\n")
+    assert draft.notes(drafted(tmp_path, path)[0].text) == []
+
+
+CITIES = "город,size,late\n" + "".join(f"{['Москва', 'Яр'][i % 2]},{i},{['да', 'нет'][i % 2]}\n" for i in range(60))
+TOWNS = "都市,size,late\n" + "".join(f"{['東京', '大阪'][i % 2]},{i},{['はい', 'いいえ'][i % 2]}\n" for i in range(60))
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"), [(CITIES, "cp1251"), (CITIES, "koi8-r"), (TOWNS, "shift_jis"), (TOWNS, "utf-16")]
+)
+def test_an_encoding_that_is_told_is_taken(tmp_path: Path, text: str, encoding: str) -> None:
+    path = tmp_path / "data.csv"
+    path.write_bytes(text.encode(encoding))
+    found, contract_ = drafted(tmp_path, path, encoding=encoding)
+    assert isinstance(contract_, contract.Table)
+    assert contract_.csv.encoding == encoding
+    assert contract_.columns[0].name == text.partition(",")[0]
+    assert draft.notes(found.text) == []
+
+
+def test_an_encoding_that_is_guessed_is_told_with_an_example(tmp_path: Path) -> None:
+    path = tmp_path / "data.csv"
+    path.write_bytes(CITIES.encode("cp1251"))
+    told = draft.notes(drafted(tmp_path, path)[0].text)
+    assert told[0].startswith("the file is not UTF-8, and read as cp1252, a guess, such as 'ãîðîä': if that is wrong, ")
+    assert "--encoding" in told[0]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "told"),
+    [
+        ("", "is neither utf-8 nor cp1252 (byte 0x"),
+        ("utf-8", "is not utf-8 (byte 0x"),
+        ("klingon", "Python knows no encoding 'klingon': --encoding takes "),
+        ("hex", "Python knows no encoding 'hex': --encoding takes "),
+    ],
+)
+def test_an_encoding_that_is_none_of_the_file_is_told(tmp_path: Path, encoding: str, told: str) -> None:
+    path = tmp_path / "data.csv"
+    path.write_bytes(TOWNS.encode("shift_jis"))
+    with pytest.raises(Error) as raised:
+        draft.table(path, encoding=encoding)
+    assert told in str(raised.value)
+    assert "schema.yaml" not in str(raised.value)  # which is not there yet
+
+
+def test_a_draft_of_many_rows_does_not_take_their_square(tmp_path: Path) -> None:
+    path = tmp_path / "data.csv"
+
+    def seconds(rows: int) -> float:
+        path.write_text("a,b\n" + "".join(f"{i % 7},{i + 0.5}\n" for i in range(rows)))
+        begun = time.process_time()
+        draft.table(path)
+        return time.process_time() - begun
+
+    seconds(100)
+    assert seconds(40_000) < 25 * seconds(5_000)  # about 8 times as long; 48 times when each value was counted anew
 
 
 def test_limits_of_tiny_numbers_are_no_zeros(tmp_path: Path) -> None:

@@ -136,6 +136,7 @@ def test_names_of_modules_are_no_trap(template: Path, tmp_path: Path, name: str)
         (["a" * 41], "cannot name a project"),
         (["a", "--data", "none.csv"], "there is no file none.csv"),
         (["a", "--target", "y"], "--target names a column of --data, which is missing"),
+        (["a", "--encoding", "cp1251"], "--encoding is that of a CSV file, --data, which is missing"),
         (["a", "--variant", "image", "--target", "y"], "images have classes, which their folders name"),
         (["a", "--variant", "image", "--data", "none"], "there is no folder none"),
         (["a", "--template", "no/such/place"], "the template no/such/place cannot be used"),
@@ -157,6 +158,26 @@ def test_what_cannot_be_made_is_one_sentence_and_leaves_nothing(
         with pytest.raises(SystemExit):
             cli.main(["new", *words, *where])
     assert list((tmp_path / "here").iterdir()) == []
+
+
+def test_what_people_must_check_is_printed(
+    template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = "цена,size,late\n" + "".join(f"{i or 'нет'},{i % 9},{'ab'[i % 2]}\n" for i in range(90))
+    Path("data.csv").write_bytes(text.encode("cp1251"))
+    words = ["new", "mine", "--data", "data.csv", "--template", str(template)]
+    assert cli.main([*words, "--encoding", "cp1251"]) == 0
+    assert (
+        "Look at these:\n  - 'цена' is not used: 89 of 90 cells are numbers, and 'нет' in line 2"
+        in capsys.readouterr().out
+    )
+    assert project.load("mine").contract.csv.encoding == "cp1251"
+    Path("data.csv").write_text(
+        "".join(f"c{i}," for i in range(30)) + "x,y\n" + ("z," * 30 + "1,2\n" + "z," * 30 + "2,3\n") * 40
+    )
+    assert cli.main(["new", "more", *words[2:]]) == 0
+    assert "  - 'c19' is not used: it is always 'z'\n  - 10 more, in more/schema.yaml\n" in capsys.readouterr().out
 
 
 def test_a_folder_that_is_there_is_left_alone(template: Path, tmp_path: Path) -> None:
