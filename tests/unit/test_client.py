@@ -112,7 +112,7 @@ def test_answers_with_different_keys_are_printed_whole(
 @pytest.mark.parametrize(
     ("data", "told"),
     [
-        ('{"instances": [[1]], "parms": {}}', "parms beside instances"),
+        ('{"instances": [[1]], "others": {}}', "others beside instances"),
         ('{"instances": null}', "must be a list of rows"),
         ('{"instances": [[1]], "params": 1}', "must be an object"),
         ("[1", "not JSON"),
