@@ -122,7 +122,7 @@ def applied(cluster: Cluster, values: dict[str, Any]) -> Iterator[Applied]:
 def test_a_second_apply_changes_nothing_and_everybody_is_let_in(applied: Applied) -> None:
     there = applied.there
     before, generations = secrets(there), applied.generations()
-    assert len(before) == 9
+    assert len(before) == 10
     said = applied.apply(applied.render())
     # of a StatefulSet kubectl misses the status of its claims, which only the API server fills in
     assert [line for line in said if not line.endswith(" unchanged") and not line.startswith("statefulset.apps/")] == []
