@@ -356,7 +356,7 @@ def _predict(options: argparse.Namespace) -> None:
         raise Error(f"there is no file {options.data}")
     text = options.data if inline else client.read_file(Path(options.data))
     if inline or options.data.lower().endswith(".json"):
-        question = client.read_json(text)
+        question = client.read_json(text, lambda: [each["name"] for each in model.metadata().get("inputs", [])])
     else:
         question = client.Question(client.read_csv(text, model.metadata()), {})
     given = {key: _value(value) for key, value in (pairs(options.param, "--param") or {}).items()}

@@ -3,7 +3,9 @@
 import base64
 import json
 import math
+import re
 import time
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -164,8 +166,12 @@ def read_file(path: Path) -> str:
     return text
 
 
-def read_json(text: str) -> Question:
+def read_json(text: str, columns: Callable[[], Collection[str]] = tuple) -> Question:
     """Read rows as JSON: a list, one object by column, or the body of a request by V1, V2 or MLflow's own server.
+
+    Args:
+        text: the JSON.
+        columns: tells the model's columns, of which one may be named `inputs`.
 
     Raises:
         Error: it is none of these.
@@ -186,10 +192,10 @@ def read_json(text: str) -> Question:
         return Question([], _params(body, "parameters"), tensors)
     envelope = next((name for name in ("instances", "dataframe_split", "dataframe_records") if name in body), "")
     if not envelope and isinstance(tensors, list | dict) and body.keys() <= {"inputs", "params"}:
-        envelope = "inputs"
+        envelope = "" if "inputs" in columns() else "inputs"
     if not envelope:
         return Question([body], {})
-    _only(body, envelope, "params")
+    _only(body, envelope, "params", "signature_name")  # TensorFlow Serving's clients send the last one
     rows = body[envelope]
     if envelope == "dataframe_split":
         rows = _split(rows)
@@ -322,9 +328,12 @@ def _numbers(texts: list[str]) -> list[Any]:
     """A column without a type as numbers if all its fields are some or empty, as pandas reads it; else as it is."""
     for kind in (int, float):
         try:
-            if any("_" in text for text in texts):  # 1_000 is a number to Python only
+            # 1_000 is a number to Python only; 007 is a name
+            if any("_" in text or re.match(r"\s*[+-]?0\d", text) for text in texts):
                 break
-            return [kind(text) if text else None for text in texts]
+            found = [kind(text) if text else None for text in texts]
+            if any(value is not None and not math.isinf(value) for value in found):  # inf alone is a word
+                return found
         except ValueError:
             continue
     return list(texts)

@@ -3,7 +3,6 @@
 `iml4e.reading` reads and checks data by a contract, which also tells what the model takes and answers.
 """
 
-import codecs
 import difflib
 import re
 from collections.abc import Iterable, Iterator
@@ -261,10 +260,10 @@ def _dialect(told: Any) -> Dialect:
     if not isinstance(delimiter, str) or len(delimiter) != 1 or delimiter in '"\r\n' or decimal not in (".", ","):
         raise Error("`csv: delimiter` is one character, and `csv: decimal` is '.' or ','")
     try:
-        codecs.lookup(str(encoding) if isinstance(encoding, str | int) else "")  # of a number, too: 1252
+        "".encode(str(encoding) if isinstance(encoding, str | int) else "")  # of a number, too: 1252
     except LookupError:
         raise Error(f"`csv: encoding` is {encoding!r}, which Python does not know: cp1252 is one, and utf-8") from None
-    missing = [] if told.get("missing") is None else told["missing"]
+    missing = told.get("missing") or []
     if not isinstance(missing, list):
         raise Error(f"`csv: missing` is a list of texts, such as [NA, '-'], not {missing!r}")
     for each in missing:

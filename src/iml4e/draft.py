@@ -254,7 +254,7 @@ def _why(column: Column, cells: tuple[str, ...], lines: list[int], dialect: Dial
 
 def _delimiter(content: bytes, encoding: str) -> str:
     """The delimiter that makes the most columns, the same number in most of the first rows; `sep=;` in the first line names it."""
-    text = content.decode(encoding, errors="replace").removeprefix("\ufeff")
+    text = content[: 2**22].decode(encoding, errors="replace").removeprefix("\ufeff")
     if named := re.match(r'"?sep=([^"\r\n])"?\r?\n', text, re.IGNORECASE):
         return named[1]
     best, most = ",", 1

@@ -2,11 +2,13 @@
 
 import glob
 import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from kfp import dsl
 
-from iml4e import Error
 from iml4e.engines.steps import step
 from iml4e.project import PACKAGE, Project
 
@@ -195,31 +197,40 @@ def register(
 
 
 def code(project: Project) -> tuple[str, ...]:
-    """Patterns of the files that steps get which run functions of the project: settings, modules, and files beside these.
-
-    Raises:
-        Error: the files beside the modules are too large.
-    """
-    beside = []
-    for path in sorted((project.folder / PACKAGE).rglob("*")):
-        name = path.relative_to(project.folder)
-        cache = any(part.startswith(".") or part == "__pycache__" for part in name.parts)
-        if path.is_file() and path.suffix not in (".py", ".pyc") and not cache:
-            beside.append((path.stat().st_size, name.as_posix()))
-    if (size := sum(each for each, _ in beside)) > MOST:
-        raise Error(
-            f"{PACKAGE}/ has {size / 1024:.0f} KiB beside its modules, such as {max(beside)[1]}, and steps get at most "
-            f"{MOST // 1024}: put large files into a package that `requirements` in iml4e.yaml names"
+    """Patterns of the files that steps get which run functions of the project: settings, modules, and files beside these."""
+    beside = _beside(project.folder)
+    if (size := sum(path.stat().st_size for path in beside)) > MOST:
+        largest = max(beside, key=lambda path: path.stat().st_size).relative_to(project.folder)
+        print(
+            f"steps get none of the files beside the modules of {PACKAGE}/: they have {size / 1024:.0f} KiB, such as {largest}, and may "
+            f"have {MOST // 1024}. Put what steps read into a package that `requirements` in iml4e.yaml names",
+            file=sys.stderr,
         )
-    return (*TOLD, f"{PACKAGE}/**/*.py", *(glob.escape(name) for _, name in beside))
+        beside = []
+    names = (path.relative_to(project.folder).as_posix() for path in beside)
+    return (*TOLD, f"{PACKAGE}/**/*.py", *map(glob.escape, names))
+
+
+def _beside(folder: Path) -> list[Path]:
+    """Files beside a project's modules that steps may read: no notebooks, hidden files or leftovers, and nothing that git ignores."""
+    command = ["git", "-C", str(folder), "ls-files", "-z", "--cached", "--others", "--exclude-standard", PACKAGE]
+    try:
+        listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        found = [folder / name for name in listed.split("\0") if name]
+    except (OSError, subprocess.CalledProcessError):  # no git, or no repository
+        found = list((folder / PACKAGE).rglob("*"))
+    return [
+        path
+        for path in sorted(found)
+        if path.is_file()
+        and path.suffix not in (".py", ".pyc", ".ipynb")
+        and not path.name.endswith("~")
+        and not any(part.startswith(".") or part == "__pycache__" for part in path.relative_to(folder).parts)
+    ]
 
 
 def pipeline(project: Project) -> Any:
-    """Make the pipeline of a project (`kfp.dsl.pipeline`).
-
-    Raises:
-        Error: files of the project are too large for steps.
-    """
+    """Make the pipeline of a project (`kfp.dsl.pipeline`)."""
     packages = ("pandera", "pillow") if project.contract.kind == "images" else ("pandera",)
     files = code(project)
     steps = {

@@ -237,6 +237,10 @@ def _installed(requirements: Iterable[str]) -> list[str]:
     found = []
     for line in requirements:
         wanted = Requirement(line)
+        if wanted.url:
+            raise Error(f"requirement {line!r} of {FILE} names an address: name a version, NAME==VERSION")
+        if wanted.marker and not wanted.marker.evaluate():
+            continue
         try:
             version = importlib.metadata.version(wanted.name)
         except importlib.metadata.PackageNotFoundError:
@@ -245,7 +249,8 @@ def _installed(requirements: Iterable[str]) -> list[str]:
             raise Error(
                 f"requirement {line!r} of {FILE} is not met where the model is trained: version {version} is installed; ask for that one, or install another"
             )
-        found.append(f"{wanted.name}=={version}")
+        extras = f"[{','.join(sorted(wanted.extras))}]" if wanted.extras else ""
+        found.append(f"{wanted.name}{extras}=={version}")
     return found
 
 

@@ -130,6 +130,9 @@ def test_databases_that_people_added_are_backed_up_and_their_buckets_are_told() 
     }
     assert environment(thing, "objects")["BUCKETS_LEFT_OUT"] == "scans"
     assert environment(cron(), "objects")["BUCKETS_LEFT_OUT"] == ""
+    elsewhere = {"global": {"database": {"host": "db.example.org"}}}
+    thing = find(render("laptop", merged(merged(ON, added), elsewhere)), "CronJob", "iml4e-backup")
+    assert environment(thing, "database")["DATABASES"] == "mlpipeline metadb mlflow"
 
 
 def test_stores_elsewhere_are_used_as_named() -> None:

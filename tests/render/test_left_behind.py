@@ -27,6 +27,24 @@ def stateful_set(part: str) -> Object:
     return owned("apps/v1", "StatefulSet", f"iml4e-{part}", spec={"replicas": 1, "volumeClaimTemplates": [template]})
 
 
+@pytest.mark.parametrize(
+    ("former", "to", "told"),
+    [
+        ("http://iml4e-minio.iml4e.svc:9000", "https://s3.example.org", "https://s3.example.org"),
+        ("http://iml4e-minio:9000", "", "AWS"),
+        ("https://s3.example.org", "http://iml4e-minio.iml4e.svc:9000", "http://iml4e-minio.iml4e.svc:9000"),
+    ],
+)
+def test_a_store_whose_address_changes_is_not_left(former: str, to: str, told: str) -> None:
+    note = owned("v1", "ConfigMap", "iml4e-runner", data={"AWS_ENDPOINT_URL": former})
+    assert refused(note, values={"global": {"s3": {"endpoint": to}}}) == [
+        f"{former} has the buckets of this release, and {told} would begin without them. Nothing was changed. Set global.s3.endpoint={former} "
+        "to keep them, or copy them (docs/operations.md, Move), then remove the note of the former address and repeat this command: kubectl "
+        "-n iml4e delete configmap/iml4e-runner"
+    ]
+    assert lookups.render(note, values={"global": {"s3": {"endpoint": former}}})
+
+
 def model(name: str, namespace: str) -> Object:
     """A model."""
     metadata = {"name": name, "namespace": namespace}

@@ -395,6 +395,14 @@ def test_a_backup_that_does_not_fit_is_refused(there: backup.Folder, more: dict[
         backup.chosen(there)
 
 
+def test_a_database_that_people_added_is_left_out_where_it_is_not(
+    there: backup.Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(there, "a", 1, databases=["mlflow", "feast"])
+    assert backup.chosen(there)["databases"] == ["mlflow"]
+    assert "WARNING: left out is feast" in capsys.readouterr().out
+
+
 def test_a_copy_that_is_missing_or_cut_is_noticed(there: backup.Folder) -> None:
     make(there, "a", 1, "x", "y")
     found = list(backup.listed(there, b"", backup.chosen(there)))

@@ -331,3 +331,28 @@ def test_csv_of_a_tensor() -> None:
 def test_csv_that_does_not_fit(text: str, told: str) -> None:
     with pytest.raises(Error, match=told):
         client.read_csv(text, COLUMNS)
+
+
+def test_a_row_may_have_a_column_with_the_name_of_an_envelope() -> None:
+    row = {"inputs": {"messages": [{"role": "user"}]}}
+    assert client.read_json(json.dumps(row), lambda: ["inputs"]) == client.Question([row], {})
+    assert client.read_json('{"inputs": {"a": [1, 2]}}', lambda: ["a"]).rows == [{"a": 1}, {"a": 2}]
+
+
+def test_what_tensorflow_serving_s_clients_send_is_taken() -> None:
+    assert client.read_json('{"signature_name": "serving_default", "instances": [[1]]}').rows == [[1]]
+
+
+@pytest.mark.parametrize(
+    ("texts", "values"),
+    [
+        (["1", "", "2"], [1, None, 2]),
+        (["1.5", "2"], [1.5, 2.0]),
+        (["007", "1"], ["007", "1"]),
+        (["0", "0.5"], [0.0, 0.5]),
+        (["inf", "Infinity"], ["inf", "Infinity"]),
+        (["1_000"], ["1_000"]),
+    ],
+)
+def test_columns_without_a_type_are_numbers_where_they_can_only_be_numbers(texts: list[str], values: list[Any]) -> None:
+    assert client._numbers(texts) == values

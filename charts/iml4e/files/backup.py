@@ -968,10 +968,14 @@ def chosen(there: Folder | Bucket) -> Object:
             f"addresses in the databases name the buckets of the backup, and this release has others: set {', '.join(other)} in "
             "global.s3.buckets, and install again"
         )
-    if lacking := set(manifest["databases"]) - set(os.environ["DATABASES"].split()):
-        raise Unchanged(
-            f"this release has no database {', '.join(sorted(lacking))}: switch the part on that uses it, or add it to mariadb.databases"
-        )
+    lacking = set(manifest["databases"]) - set(os.environ["DATABASES"].split())
+    if (
+        added := lacking - EMPTY.keys()
+    ):  # of mariadb.databases, and this release has another server, or has not added them
+        say(f"WARNING: left out is {', '.join(sorted(added))}: this release has no such database")
+        manifest["databases"] = [name for name in manifest["databases"] if name not in added]
+    if lacking := lacking & EMPTY.keys():
+        raise Unchanged(f"this release has no database {', '.join(sorted(lacking))}: switch the part on that uses it")
     return manifest
 
 

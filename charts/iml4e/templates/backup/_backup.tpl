@@ -34,8 +34,8 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- $_ := set $buckets "mlflow" (dict "name" .Values.global.s3.buckets.mlflow "secret" (tpl .Values.s3.existingSecret .)) }}
 {{- end }}
 {{- /* databases that people added to those of the parts */}}
-{{- with .Subcharts.mariadb }}
-{{- range .Values.databases }}
+{{- if include "iml4e.isOwn" (dict "host" (tpl .Values.global.database.host .) "service" "mariadb" "Release" .Release) }}
+{{- range .Values.mariadb.databases }}
 {{- if not (has .name (list "mlflow" "mlpipeline" "metadb")) }}
 {{- $order = append $order .name }}
 {{- $_ := set $databases .name (tpl (.existingSecret | default "") $ | default (printf "%s-db-%s" $.Release.Name (replace "_" "-" .name))) }}

@@ -102,7 +102,7 @@ Port {{ $taken }} of the nodes belongs to Service {{ $there.name }} in namespace
 {{- /* An interrupted restore: MLflow and Kubeflow Pipelines stay at 0 replicas until it has ended. */}}
 {{- define "iml4e.findings.restore" }}
 {{- with dig "metadata" "annotations" "iml4e.org/restoring" "" (lookup "batch/v1" "CronJob" .Release.Namespace (printf "%s-backup" .Release.Name) | default dict) }}
-half of backup {{ . }} is restored, and an upgrade would start MLflow on it: finish that with `iml4e restore {{ . }}`, then upgrade.
+half of backup {{ . }} is restored, and an upgrade would start MLflow on it: finish that with `iml4e restore {{ . }}`, then upgrade. Where the restore needs another value, run `kubectl -n {{ $.Release.Namespace }} annotate cronjob {{ $.Release.Name }}-backup iml4e.org/restoring-`, upgrade, then `iml4e restore {{ . }} --force`.
 {{- end }}
 {{- end }}
 

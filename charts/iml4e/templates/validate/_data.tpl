@@ -20,6 +20,12 @@
 {{- $name := printf "%s-runner" .Release.Name }}
 {{- with lookup "v1" "ConfigMap" .Release.Namespace $name }}
 {{- $there := .data | default dict }}
+{{- $former := get $there "AWS_ENDPOINT_URL" }}
+{{- $was := include "iml4e.isOwn" (dict "host" (urlParse $former).hostname "service" "minio" "Release" $.Release) }}
+{{- $is := include "iml4e.isOwn" (dict "host" (urlParse $endpoint).hostname "service" "minio" "Release" $.Release) }}
+{{- if and $former (ne $was $is) (or $on.minio $is) }}
+{{ $former }} has the buckets of this release, and {{ $endpoint | default "AWS" }} would begin without them. Nothing was changed. Set global.s3.endpoint={{ $former }} to keep them, or copy them (docs/operations.md, Move), then remove the note of the former address and repeat this command: {{ $kubectl }} delete configmap/{{ $name }}
+{{- end }}
 {{- range $role, $bucket := $.Values.global.s3.buckets }}
 {{- $former := get $there (printf "S3_%s_BUCKET" (upper $role)) }}
 {{- if and $former (ne $former $bucket) }}

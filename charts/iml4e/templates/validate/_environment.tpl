@@ -6,7 +6,7 @@
 {{- $names := list }}
 {{- range (index $.Values $part).extraEnv }}
 {{- if has .name (index $own $part) }}
-{{ $part }}.extraEnv sets {{ .name }}, which the chart sets: remove that entry, because a container takes no variable twice.
+{{ $part }}.extraEnv sets {{ .name }}, which the chart sets: {{ if eq .name "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY" }}put its value into a Secret and name that in mlflow.webhooks.existingSecret, then {{ end }}remove that entry, because a container takes no variable twice.
 {{- else if has .name $names }}
 {{ $part }}.extraEnv names {{ .name }} twice: remove one of both.
 {{- end }}

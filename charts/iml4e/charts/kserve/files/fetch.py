@@ -58,7 +58,13 @@ def settings() -> None:
     for name in ("STORAGE_CONFIG", "STORAGE_OVERRIDE_CONFIG"):
         try:
             given = json.loads(os.environ.get(name) or "{}")
-            os.environ.update({SETTINGS[key]: str(value) for key, value in given.items() if key in SETTINGS and value})
+            os.environ.update(
+                {
+                    SETTINGS[key]: str(value)
+                    for key, value in given.items()
+                    if key in SETTINGS and value not in (None, "")
+                }
+            )
         except (ValueError, AttributeError):
             raise Failed(
                 "the key of Secret storage-config that storage.key names must hold a JSON object of texts", 2

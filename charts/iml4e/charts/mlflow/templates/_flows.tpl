@@ -4,6 +4,7 @@
 {{- define "mlflow.egress" -}}
 {{- $url := urlParse .address }}
 {{- $own := printf "%s-%s.%s.svc" .Release.Name .service .Release.Namespace }}
+{{- $short := list (printf "%s-%s" .Release.Name .service) (trimSuffix ".svc" $own) $own }}
 {{- /* SERVICE.NAMESPACE.svc or POD.SERVICE.NAMESPACE.svc. SERVICE.NAMESPACE and SERVICE may be hosts outside as well: both are open then */}}
 {{- $service := regexFind "^([^.]+[.]){2,3}svc([.]|$)" $url.hostname }}
 {{- $namespace := "" }}
@@ -12,7 +13,7 @@
 {{- else if regexMatch "^[-a-z0-9]+([.][-a-z0-9]*[a-z0-9])?$" $url.hostname }}
 {{- $namespace = splitList "." $url.hostname | rest | first | default .Release.Namespace }}
 {{- end }}
-{{- if or (eq $url.hostname $own) (hasPrefix (print $own ".") $url.hostname) }}
+{{- if or (has $url.hostname $short) (hasPrefix (print $own ".") $url.hostname) }}
 - to:
     - podSelector:
         matchLabels:
