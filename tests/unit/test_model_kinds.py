@@ -507,6 +507,22 @@ def test_dates_with_an_offset_become_utc(optional: Served) -> None:
     optional.refused([{"x": 1, "datetime": "today"}], "ISO 8601")
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_dates_of_an_example_may_have_parts_of_a_second_or_none(save: Any, named: bool) -> None:
+    class Known(mlflow.pyfunc.PythonModel):
+        """Refuses what is no time."""
+
+        def predict(self, model_input, params=None):
+            assert model_input.iloc[:, 0].dtype == "datetime64[ns]"
+            return [str(value) for value in model_input.iloc[:, 0]]
+
+    example = pd.DataFrame({"t" if named else 0: pd.date_range("2026-01-01", periods=3, freq="500ms"), "x": 1.0})
+    columns = [ColSpec("datetime", "t"), ColSpec("double", "x")]
+    schema = Schema(columns if named else [ColSpec(column.type) for column in columns])
+    served = Served(save(ModelSignature(schema), Known(), input_example=example))
+    assert served.v1([["2026-01-01T00:00:00.5", 1.0]]) == ["2026-01-01 00:00:00.500000"]
+
+
 def test_bytes_are_base64_both_ways(save: Any) -> None:
     class Reverse(mlflow.pyfunc.PythonModel):
         """Turns bytes around."""
