@@ -633,6 +633,20 @@ def test_tensors_of_strings_and_ragged_ones(save: Any) -> None:
     assert ragged.v1([[1.0], [1.0, 2.0]]) == [1.0, 3.0]
 
 
+@pytest.mark.parametrize("name", [None, "t"])
+def test_tensors_of_objects_may_be_mixed(save: Any, name: str | None) -> None:
+    served = Served(save(ModelSignature(Schema([TensorSpec(np.dtype(object), (-1, 2), name)]))), "on")
+    rows = [["a", 10], ["b", None], ["c", 1.5], ["d", True], [1, 2]]
+    values = np.array(rows, dtype=object)
+    wanted = served.model._model.predict({"t": values} if name else values)
+    assert served.v1([{"t": row} for row in rows] if name else rows) == wanted
+    body = {"inputs": [{"name": "t", "shape": [1, 2], "datatype": "INT64", "data": [1, 2]}]}
+    wanted = served.model._model.predict({"t": values[-1:]} if name else values[-1:])
+    assert served.ask("/v2/models/m/infer", body)[1]["outputs"][0]["data"] == wanted
+    for wrong in ([["a"]], [["a", 1e999]], [["a", [1]]], [["a", {}]], [["a", 1], ["b"]]):
+        served.refused([{"t": row} for row in wrong] if name else wrong)
+
+
 class Ragged(mlflow.pyfunc.PythonModel):
     """Adds the numbers of rows of any length."""
 

@@ -733,6 +733,10 @@ def _array(values: Any, what: str, spec: TensorSpec | None) -> np.ndarray:
     kinds = set(map(type, flat))
     if spec is not None and -1 in spec.shape[1:] and (list in kinds or not array.size):
         return _series([_array(row, what, None).astype(spec.type) for row in values])  # MLflow's form of ragged input
+    if spec is not None and spec.type.kind == "O" and array.size and kinds <= {str, int, float, bool, type(None)}:
+        if math.inf in flat or -math.inf in flat:
+            raise InvalidInput(f"{what}: a number is too large")
+        return array  # mixed, as rows of a table: ["a", 10]
     if spec is not None and spec.type.kind == "f" and type(None) in kinds:
         flat = [math.nan if value is None else value for value in flat]
         kinds = set(map(type, flat))
@@ -758,11 +762,11 @@ def _fit(array: np.ndarray, spec: TensorSpec, name: str = "") -> np.ndarray:
         return array
     if array.ndim != len(sizes) or any(want not in (-1, got) for want, got in zip(sizes, array.shape, strict=True)):
         raise InvalidInput(f"{what}got shape {list(array.shape)}, the model takes {sizes} (-1: any size)")
-    if spec.type.kind in "OUS":
+    if spec.type.kind == "O":
+        return array.astype(object, copy=False)
+    if spec.type.kind in "US":
         if array.dtype.kind != "O":
             raise InvalidInput(f"{what}the model takes strings")
-        if spec.type.kind == "O":
-            return array
         if 4 * array.size * max(map(len, array.ravel()), default=0) > MAX_STRINGS:
             raise InvalidInput(f"{what}an array of strings as wide as the longest is too large: send fewer at a time")
         return array.astype(str)
