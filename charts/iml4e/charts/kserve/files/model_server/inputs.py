@@ -746,6 +746,8 @@ def _array(values: Any, what: str, spec: TensorSpec | None) -> np.ndarray:
         array = np.array(flat).reshape(array.shape)
     elif kinds == {bool}:
         array = array.astype(bool)
+    elif spec is not None and spec.type.kind == "M" and kinds <= {str, type(None)}:
+        return array  # null is a missing date
     elif kinds != {str}:
         raise InvalidInput(f"{what}: needs lists of equal lengths with only numbers, only booleans or only strings")
     if kinds != {str} and (array.dtype.kind == "O" or (array.dtype.kind == "f" and np.isinf(array).any())):
@@ -770,6 +772,8 @@ def _fit(array: np.ndarray, spec: TensorSpec, name: str = "") -> np.ndarray:
         if 4 * array.size * max(map(len, array.ravel()), default=0) > MAX_STRINGS:
             raise InvalidInput(f"{what}an array of strings as wide as the longest is too large: send fewer at a time")
         return array.astype(str)
+    if spec.type.kind == "M":
+        return _dates(array, spec, name)
     numeric = "iuf" if spec.type.kind in "iuf" else spec.type.kind
     if array.dtype.kind not in numeric:
         raise InvalidInput(f"{what}got values of type {array.dtype.name}, the model takes {spec.type.name}")
@@ -781,6 +785,19 @@ def _fit(array: np.ndarray, spec: TensorSpec, name: str = "") -> np.ndarray:
         raise InvalidInput(f"{what}values do not fit the model's type {spec.type.name}")
     if spec.type.kind == "f" and np.isinf(converted).any():
         raise InvalidInput(f"{what}a number is too large for the model's type {spec.type.name}")
+    return converted
+
+
+def _dates(array: np.ndarray, spec: TensorSpec, name: str) -> np.ndarray:
+    """Convert strings, or null, to dates of the tensor's unit."""
+    what = f"{name!r}: " if name else ""
+    flat = array.ravel().tolist()
+    if not set(map(type, flat)) <= {str, type(None)}:
+        raise InvalidInput(f"{what}the model takes dates: strings as in ISO 8601")
+    dates = np.array([_date(value, name or "instances") for value in flat], dtype="datetime64[ns]")
+    converted = dates.astype(spec.type).reshape(array.shape)
+    if not np.array_equal(converted.ravel().astype(dates.dtype), dates, equal_nan=True):
+        raise InvalidInput(f"{what}a date is finer than the model's type {spec.type.name}")
     return converted
 
 
