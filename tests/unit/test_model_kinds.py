@@ -553,6 +553,36 @@ def test_bytes_are_base64_both_ways(save: Any) -> None:
     }  # fmt: skip
 
 
+COLUMNS = [ColSpec("string", "t"), ColSpec("binary", "t"), ColSpec(AnyType(), "t"), ColSpec("datetime", "t")]
+
+
+@pytest.mark.parametrize("spec", [*COLUMNS, ColSpec("string"), TensorSpec(np.dtype(str), (-1,), "t"), None], ids=str)
+def test_base64_of_an_input_is_decoded(save: Any, spec: Any) -> None:
+    served = Served(save(None if spec is None else ModelSignature(Schema([spec]))))
+    text = "2026-01-31" if spec is not None and spec.type == DataType.datetime else '"grün"'
+
+    def ask(data: str, kind: str | None) -> tuple[int, Any]:
+        shape = [1] if spec else [1, 1]
+        tensor = {
+            "name": "t",
+            "shape": shape,
+            "datatype": "BYTES",
+            "data": [data],
+            "parameters": {"content_type": kind},
+        }
+        status, answer, _ = served.ask("/v2/models/m/infer", {"inputs": [tensor]})
+        return status, answer["outputs"][0]["data"] if status == 200 else answer["error"]
+
+    packed = base64.b64encode(text.encode()).decode()
+    binary = spec is not None and spec.type == DataType.binary
+    wanted = ask(packed if binary else text, None)  # a column of bytes takes base64 with the hint and without
+    assert wanted[0] == 200
+    assert ask(packed, "base64") == wanted
+    assert ask("no base64!", "base64") == (400, "input 't' must be base64, got \"no base64!\"")
+    if not binary:
+        assert ask("/w==", "base64") == (400, "input 't' has a string that is not valid UTF-8")
+
+
 @OFTEN
 @given(rows=st.lists(st.lists(st.floats(-1e6, 1e6), min_size=3, max_size=3), min_size=1, max_size=4))
 def test_binary_tensors_go_in_and_out(numbers: Served, rows: list[list[float]]) -> None:

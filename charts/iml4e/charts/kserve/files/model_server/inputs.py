@@ -812,7 +812,7 @@ def _tensor(tensor: Any, what: str, binary: memoryview | None, offset: int) -> t
     for name, kind in fields.items():
         if not isinstance(tensor.get(name), kind):
             raise InvalidInput(f"{what}.{name} must be a {'string' if kind is str else 'list'}")
-    _content_type(parameters, f"{what}.parameters")
+    kind = _content_type(parameters, f"{what}.parameters")
     if parameters:
         raise InvalidInput(f"{what}.parameters has unknown {_listed(parameters)}")
     name, shape, datatype = tensor["name"], tensor["shape"], tensor["datatype"]
@@ -835,7 +835,11 @@ def _tensor(tensor: Any, what: str, binary: memoryview | None, offset: int) -> t
         raise InvalidInput(f"input {name!r} has shape {shape} but {len(data)} values")
     if not data:
         raise InvalidInput(f"input {name!r} is empty")
-    return Tensor(name, shape, datatype, _checked(name, datatype, data)), offset
+    values = _checked(name, datatype, data)
+    if kind == "base64" and datatype == "BYTES":  # bytes, as if they had come in a binary tensor
+        values = [value if value is None else _bytes(value, f"input {name!r}") for value in values]
+        return Tensor(name, shape, datatype, values, True), offset
+    return Tensor(name, shape, datatype, values), offset
 
 
 def flattened(values: list[Any]) -> tuple[list[int], list[Any]]:
@@ -937,11 +941,12 @@ def _flag(value: Any, what: str) -> bool:
     return value
 
 
-def _content_type(parameters: dict[str, Any], what: str) -> None:
-    """Take MLServer's hints that mean what happens here anyway, and refuse others."""
+def _content_type(parameters: dict[str, Any], what: str) -> str | None:
+    """Return MLServer's hint; all but base64, for an input, mean what happens here anyway, others are refused."""
     kind = parameters.pop("content_type", None)
     if kind not in (None, "pd", "np", "str", "base64", "datetime", "json"):
         raise InvalidInput(f"{what}.content_type {_short(kind)} is not supported; leave it out")
+    return kind
 
 
 def _outputs(outputs: Any, as_binary: bool) -> dict[str, bool]:
