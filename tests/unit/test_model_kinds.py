@@ -299,6 +299,13 @@ def test_lists_objects_and_maps_pass(nested: Served) -> None:
     assert answer["outputs"][0]["data"] == wanted
 
 
+def test_null_in_a_list_of_floats_is_nan(nested: Served) -> None:
+    row = NESTED_ROW | {"numbers": [1.5, None]}
+    wanted = nested.model._model.predict(pd.DataFrame([copy.deepcopy(row)]))
+    assert "[1.5, nan]" in wanted[0]
+    assert nested.v1([row]) == wanted
+
+
 def test_metadata_says_what_lists_and_objects_are(nested: Served) -> None:
     status, metadata, _ = nested.ask("/v2/models/m", method="GET")
     assert status == 200
@@ -321,6 +328,7 @@ def test_metadata_says_what_lists_and_objects_are(nested: Served) -> None:
         ({"person": None}, "must not be null"),
         ({"scores": {"a": "high"}}, "a number"),
         ({"matrix": [[1.5]]}, "whole number"),
+        ({"matrix": [[1, None]]}, "must not be null"),
     ],
 )
 def test_a_wrong_value_inside_is_told_with_its_place(nested: Served, change: dict[str, Any], word: str) -> None:

@@ -632,6 +632,8 @@ def _nested(value: Any, kind: Any, what: str, required: bool = True) -> Any:
     if isinstance(kind, Array):
         if not isinstance(value, list):
             raise InvalidInput(f"{what} must be a list, got {_short(value)}")
+        if isinstance(kind.dtype, DataType) and kind.dtype in FLOATS:
+            value = [math.nan if item is None else item for item in value]  # as MLflow does
         items = [_nested(item, kind.dtype, f"{what}[{number}]") for number, item in enumerate(value)]
         plain = isinstance(kind.dtype, DataType) and kind.dtype not in (
             DataType.binary,
