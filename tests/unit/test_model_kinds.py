@@ -299,6 +299,13 @@ def test_lists_objects_and_maps_pass(nested: Served) -> None:
     assert answer["outputs"][0]["data"] == wanted
 
 
+def test_null_in_a_list_of_floats_is_nan(nested: Served) -> None:
+    row = NESTED_ROW | {"numbers": [1.5, None]}
+    wanted = nested.model._model.predict(pd.DataFrame([copy.deepcopy(row)]))
+    assert "[1.5, nan]" in wanted[0]
+    assert nested.v1([row]) == wanted
+
+
 def test_metadata_says_what_lists_and_objects_are(nested: Served) -> None:
     status, metadata, _ = nested.ask("/v2/models/m", method="GET")
     assert status == 200
@@ -321,6 +328,7 @@ def test_metadata_says_what_lists_and_objects_are(nested: Served) -> None:
         ({"person": None}, "must not be null"),
         ({"scores": {"a": "high"}}, "a number"),
         ({"matrix": [[1.5]]}, "whole number"),
+        ({"matrix": [[1, None]]}, "must not be null"),
     ],
 )
 def test_a_wrong_value_inside_is_told_with_its_place(nested: Served, change: dict[str, Any], word: str) -> None:
@@ -507,6 +515,22 @@ def test_dates_with_an_offset_become_utc(optional: Served) -> None:
     optional.refused([{"x": 1, "datetime": "today"}], "ISO 8601")
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_dates_of_an_example_may_have_parts_of_a_second_or_none(save: Any, named: bool) -> None:
+    class Known(mlflow.pyfunc.PythonModel):
+        """Refuses what is no time."""
+
+        def predict(self, model_input, params=None):
+            assert model_input.iloc[:, 0].dtype == "datetime64[ns]"
+            return [str(value) for value in model_input.iloc[:, 0]]
+
+    example = pd.DataFrame({"t" if named else 0: pd.date_range("2026-01-01", periods=3, freq="500ms"), "x": 1.0})
+    columns = [ColSpec("datetime", "t"), ColSpec("double", "x")]
+    schema = Schema(columns if named else [ColSpec(column.type) for column in columns])
+    served = Served(save(ModelSignature(schema), Known(), input_example=example))
+    assert served.v1([["2026-01-01T00:00:00.5", 1.0]]) == ["2026-01-01 00:00:00.500000"]
+
+
 def test_bytes_are_base64_both_ways(save: Any) -> None:
     class Reverse(mlflow.pyfunc.PythonModel):
         """Turns bytes around."""
@@ -535,6 +559,36 @@ def test_bytes_are_base64_both_ways(save: Any) -> None:
         "name": "r", "shape": [1], "datatype": "BYTES", "data": [base64.b64encode(b"a\x00\xff").decode()],
         "parameters": {"content_type": "base64"},
     }  # fmt: skip
+
+
+COLUMNS = [ColSpec("string", "t"), ColSpec("binary", "t"), ColSpec(AnyType(), "t"), ColSpec("datetime", "t")]
+
+
+@pytest.mark.parametrize("spec", [*COLUMNS, ColSpec("string"), TensorSpec(np.dtype(str), (-1,), "t"), None], ids=str)
+def test_base64_of_an_input_is_decoded(save: Any, spec: Any) -> None:
+    served = Served(save(None if spec is None else ModelSignature(Schema([spec]))))
+    text = "2026-01-31" if spec is not None and spec.type == DataType.datetime else '"grün"'
+
+    def ask(data: str, kind: str | None) -> tuple[int, Any]:
+        shape = [1] if spec else [1, 1]
+        tensor = {
+            "name": "t",
+            "shape": shape,
+            "datatype": "BYTES",
+            "data": [data],
+            "parameters": {"content_type": kind},
+        }
+        status, answer, _ = served.ask("/v2/models/m/infer", {"inputs": [tensor]})
+        return status, answer["outputs"][0]["data"] if status == 200 else answer["error"]
+
+    packed = base64.b64encode(text.encode()).decode()
+    binary = spec is not None and spec.type == DataType.binary
+    wanted = ask(packed if binary else text, None)  # a column of bytes takes base64 with the hint and without
+    assert wanted[0] == 200
+    assert ask(packed, "base64") == wanted
+    assert ask("no base64!", "base64") == (400, "input 't' must be base64, got \"no base64!\"")
+    if not binary:
+        assert ask("/w==", "base64") == (400, "input 't' has a string that is not valid UTF-8")
 
 
 @OFTEN
@@ -615,6 +669,40 @@ def test_tensors_of_strings_and_ragged_ones(save: Any) -> None:
     assert served.v1([["a"], ["b"]]) == served.model._model.predict(np.array([["a"], ["b"]], dtype=object))
     ragged = Served(save(ModelSignature(Schema([TensorSpec(np.dtype("float64"), (-1, -1))])), Ragged()))
     assert ragged.v1([[1.0], [1.0, 2.0]]) == [1.0, 3.0]
+
+
+@pytest.mark.parametrize("name", [None, "t"])
+def test_tensors_of_objects_may_be_mixed(save: Any, name: str | None) -> None:
+    served = Served(save(ModelSignature(Schema([TensorSpec(np.dtype(object), (-1, 2), name)]))), "on")
+    rows = [["a", 10], ["b", None], ["c", 1.5], ["d", True], [1, 2]]
+    values = np.array(rows, dtype=object)
+    wanted = served.model._model.predict({"t": values} if name else values)
+    assert served.v1([{"t": row} for row in rows] if name else rows) == wanted
+    body = {"inputs": [{"name": "t", "shape": [1, 2], "datatype": "INT64", "data": [1, 2]}]}
+    wanted = served.model._model.predict({"t": values[-1:]} if name else values[-1:])
+    assert served.ask("/v2/models/m/infer", body)[1]["outputs"][0]["data"] == wanted
+    for wrong in ([["a"]], [["a", [1]]], [["a", {}]], [["a", 1], ["b"]]):
+        served.refused([{"t": row} for row in wrong] if name else wrong)
+
+
+@pytest.mark.parametrize("unit", ["ns", "D"])
+@pytest.mark.parametrize("name", [None, "t"])
+def test_tensors_of_dates_take_strings(save: Any, name: str | None, unit: str) -> None:
+    spec = TensorSpec(np.dtype(f"datetime64[{unit}]"), (-1, 2), name)
+    served = Served(save(ModelSignature(Schema([spec]))), "on")
+    rows = [["2026-01-31", "2026-01-31T02:00:00+02:00"], ["1999-12-31", None]]
+    values = np.array([["2026-01-31", "2026-01-31"], ["1999-12-31", "NaT"]], dtype=spec.type)
+    result = served.model._model.predict({"t": values} if name else values)
+    wanted = [json.loads(json.dumps(row, default=str)) for row in result]
+    assert served.v1([{"t": row} for row in rows] if name else rows) == wanted
+    body = {"inputs": [{"name": "t", "shape": [1, 2], "datatype": "BYTES", "data": rows[0]}]}
+    status, answer, _ = served.ask("/v2/models/m/infer", body)
+    assert status == 200, answer
+    for wrong, word in ([[5, 6]], "ISO 8601"), ([["today", None]], "ISO 8601"), ([[True, "2026-01-31"]], "only"):
+        served.refused([{"t": row} for row in wrong] if name else wrong, word)
+    if unit == "D":
+        fine = ["2026-01-31T00:00:01", None]
+        served.refused([{"t": fine}] if name else [fine], "finer than the model's type datetime64[D]")
 
 
 class Ragged(mlflow.pyfunc.PythonModel):

@@ -632,6 +632,8 @@ def _nested(value: Any, kind: Any, what: str, required: bool = True) -> Any:
     if isinstance(kind, Array):
         if not isinstance(value, list):
             raise InvalidInput(f"{what} must be a list, got {_short(value)}")
+        if isinstance(kind.dtype, DataType) and kind.dtype in FLOATS:
+            value = [math.nan if item is None else item for item in value]  # as MLflow does
         items = [_nested(item, kind.dtype, f"{what}[{number}]") for number, item in enumerate(value)]
         plain = isinstance(kind.dtype, DataType) and kind.dtype not in (
             DataType.binary,
@@ -733,6 +735,10 @@ def _array(values: Any, what: str, spec: TensorSpec | None) -> np.ndarray:
     kinds = set(map(type, flat))
     if spec is not None and -1 in spec.shape[1:] and (list in kinds or not array.size):
         return _series([_array(row, what, None).astype(spec.type) for row in values])  # MLflow's form of ragged input
+    if spec is not None and spec.type.kind == "O" and array.size and kinds <= {str, int, float, bool, type(None)}:
+        if math.inf in flat or -math.inf in flat:
+            raise InvalidInput(f"{what}: a number is too large")
+        return array  # mixed, as rows of a table: ["a", 10]
     if spec is not None and spec.type.kind == "f" and type(None) in kinds:
         flat = [math.nan if value is None else value for value in flat]
         kinds = set(map(type, flat))
@@ -742,6 +748,8 @@ def _array(values: Any, what: str, spec: TensorSpec | None) -> np.ndarray:
         array = np.array(flat).reshape(array.shape)
     elif kinds == {bool}:
         array = array.astype(bool)
+    elif spec is not None and spec.type.kind == "M" and kinds <= {str, type(None)}:
+        return array  # null is a missing date
     elif kinds != {str}:
         raise InvalidInput(f"{what}: needs lists of equal lengths with only numbers, only booleans or only strings")
     if kinds != {str} and (array.dtype.kind == "O" or (array.dtype.kind == "f" and np.isinf(array).any())):
@@ -758,14 +766,16 @@ def _fit(array: np.ndarray, spec: TensorSpec, name: str = "") -> np.ndarray:
         return array
     if array.ndim != len(sizes) or any(want not in (-1, got) for want, got in zip(sizes, array.shape, strict=True)):
         raise InvalidInput(f"{what}got shape {list(array.shape)}, the model takes {sizes} (-1: any size)")
-    if spec.type.kind in "OUS":
+    if spec.type.kind == "O":
+        return array.astype(object, copy=False)
+    if spec.type.kind in "US":
         if array.dtype.kind != "O":
             raise InvalidInput(f"{what}the model takes strings")
-        if spec.type.kind == "O":
-            return array
         if 4 * array.size * max(map(len, array.ravel()), default=0) > MAX_STRINGS:
             raise InvalidInput(f"{what}an array of strings as wide as the longest is too large: send fewer at a time")
         return array.astype(str)
+    if spec.type.kind == "M":
+        return _dates(array, spec, name)
     numeric = "iuf" if spec.type.kind in "iuf" else spec.type.kind
     if array.dtype.kind not in numeric:
         raise InvalidInput(f"{what}got values of type {array.dtype.name}, the model takes {spec.type.name}")
@@ -780,6 +790,19 @@ def _fit(array: np.ndarray, spec: TensorSpec, name: str = "") -> np.ndarray:
     return converted
 
 
+def _dates(array: np.ndarray, spec: TensorSpec, name: str) -> np.ndarray:
+    """Convert strings, or null, to dates of the tensor's unit."""
+    what = f"{name!r}: " if name else ""
+    flat = array.ravel().tolist()
+    if not set(map(type, flat)) <= {str, type(None)}:
+        raise InvalidInput(f"{what}the model takes dates: strings as in ISO 8601")
+    dates = np.array([_date(value, name or "instances") for value in flat], dtype="datetime64[ns]")
+    converted = dates.astype(spec.type).reshape(array.shape)
+    if not np.array_equal(converted.ravel().astype(dates.dtype), dates, equal_nan=True):
+        raise InvalidInput(f"{what}a date is finer than the model's type {spec.type.name}")
+    return converted
+
+
 def _tensor(tensor: Any, what: str, binary: memoryview | None, offset: int) -> tuple[Tensor, int]:
     """Read one input of a V2 request, and say where in the binary part the next one starts."""
     if not isinstance(tensor, dict):
@@ -791,7 +814,7 @@ def _tensor(tensor: Any, what: str, binary: memoryview | None, offset: int) -> t
     for name, kind in fields.items():
         if not isinstance(tensor.get(name), kind):
             raise InvalidInput(f"{what}.{name} must be a {'string' if kind is str else 'list'}")
-    _content_type(parameters, f"{what}.parameters")
+    kind = _content_type(parameters, f"{what}.parameters")
     if parameters:
         raise InvalidInput(f"{what}.parameters has unknown {_listed(parameters)}")
     name, shape, datatype = tensor["name"], tensor["shape"], tensor["datatype"]
@@ -814,7 +837,11 @@ def _tensor(tensor: Any, what: str, binary: memoryview | None, offset: int) -> t
         raise InvalidInput(f"input {name!r} has shape {shape} but {len(data)} values")
     if not data:
         raise InvalidInput(f"input {name!r} is empty")
-    return Tensor(name, shape, datatype, _checked(name, datatype, data)), offset
+    values = _checked(name, datatype, data)
+    if kind == "base64" and datatype == "BYTES":  # bytes, as if they had come in a binary tensor
+        values = [value if value is None else _bytes(value, f"input {name!r}") for value in values]
+        return Tensor(name, shape, datatype, values, True), offset
+    return Tensor(name, shape, datatype, values), offset
 
 
 def flattened(values: list[Any]) -> tuple[list[int], list[Any]]:
@@ -916,11 +943,12 @@ def _flag(value: Any, what: str) -> bool:
     return value
 
 
-def _content_type(parameters: dict[str, Any], what: str) -> None:
-    """Take MLServer's hints that mean what happens here anyway, and refuse others."""
+def _content_type(parameters: dict[str, Any], what: str) -> str | None:
+    """Return MLServer's hint; all but base64, for an input, mean what happens here anyway, others are refused."""
     kind = parameters.pop("content_type", None)
     if kind not in (None, "pd", "np", "str", "base64", "datetime", "json"):
         raise InvalidInput(f"{what}.content_type {_short(kind)} is not supported; leave it out")
+    return kind
 
 
 def _outputs(outputs: Any, as_binary: bool) -> dict[str, bool]:

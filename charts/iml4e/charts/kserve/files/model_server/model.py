@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import copy
 import inspect
 import logging
 import sys
@@ -18,7 +19,10 @@ import numpy as np
 import pandas as pd
 import yaml
 from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
 from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException
+from mlflow.types import ColSpec, DataType, Schema
+from mlflow.types.schema import AnyType
 
 from . import CannotLoad, InvalidInput, outputs
 from .inputs import Anything, Request, signature_of
@@ -80,7 +84,7 @@ class Model:
                 # `**params`, as in the pipelines of scikit-learn, means something else
                 parameter = inspect.signature(self._function).parameters.get("params")
                 self._takes_params = parameter is not None and parameter.kind != parameter.VAR_KEYWORD
-            example = metadata.load_input_example(folder)
+            example = _example(metadata, schema, folder)
             if example is not None:
                 self._model.predict(example, params=metadata.load_input_example_params(folder))
         except (Exception, SystemExit) as error:
@@ -291,6 +295,25 @@ def _varied(example: Any, count: int) -> Any:
         varied = {name: _varied(value, count) for name, value in example.items()}
         return None if any(value is None for value in varied.values()) else varied
     return None
+
+
+def _example(metadata: Any, schema: Schema | None, folder: str) -> Any:
+    """Read the model's input example, with dates of any form in ISO 8601."""
+    if schema is None or schema.is_tensor_spec() or all(s.type != DataType.datetime for s in schema.inputs):
+        return metadata.load_input_example(folder)
+    # MLflow takes the form of the first date for all, so that those with and without fractions of a second fail:
+    # it reads the dates as they are, and they are parsed here.
+    unparsed = copy.copy(metadata)
+    unparsed.signature = ModelSignature(
+        Schema([ColSpec(AnyType(), s.name, s.required) if s.type == DataType.datetime else s for s in schema.inputs])
+    )
+    example = unparsed.load_input_example(folder)
+    if isinstance(example, pd.DataFrame):
+        names = schema.input_names() if schema.has_input_names() else list(example)
+        for name, spec in zip(names, schema.inputs, strict=False):  # an example may lack optional columns
+            if spec.type == DataType.datetime and name in example:
+                example[name] = pd.to_datetime(example[name], format="ISO8601").dt.as_unit("ns")
+    return example
 
 
 def _says(metadata: Any, name: str) -> bool:
