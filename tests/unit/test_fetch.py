@@ -13,9 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from support.bucket import Bucket
 from support.helm import CHART
-
-LISTING = b"<ListBucketResult><Contents><Key>m/MLmodel</Key><Size>5</Size></Contents></ListBucketResult>"
 
 
 @pytest.fixture
@@ -23,23 +22,14 @@ def store() -> Iterator[tuple[str, list[str]]]:
     """Address of a bucket with one object, m/MLmodel, and the signatures of what it was asked."""
     signed: list[str] = []
 
-    class Bucket(http.server.BaseHTTPRequestHandler):
+    class Recording(Bucket):
         def do_GET(self) -> None:
             signed.append(self.headers["Authorization"])
-            body = LISTING if "list-type" in self.path else b"model"
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.send_header("ETag", '"1"')
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(body)
+            super().do_GET()
 
         do_HEAD = do_GET
 
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Bucket)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Recording)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}", signed

@@ -17,32 +17,13 @@ import pytest
 from botocore.exceptions import SSLError
 
 from iml4e import Error, datasets
+from support.bucket import Bucket
 from support.certificates import Signed, pem, signed
 from support.helm import CHART
 from support.programs import module
 
 KEYS = {"AWS_ACCESS_KEY_ID": "somebody", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
-LISTING = b"""<ListBucketResult><Contents><Key>m/MLmodel</Key><Size>5</Size></Contents></ListBucketResult>"""
 MISSING = "unable to get local issuer certificate"
-
-
-class Bucket(http.server.BaseHTTPRequestHandler):
-    """A bucket with one object, m/MLmodel."""
-
-    def do_GET(self) -> None:
-        """Answer a listing, or the object."""
-        body = LISTING if "list-type" in self.path else b"model"
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("ETag", '"1"')
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    do_HEAD = do_GET
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
 
 
 class Quiet(http.server.ThreadingHTTPServer):
